@@ -1,0 +1,64 @@
+package lab
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// arguments is QEMU's command line; it names files relative to the directory.
+func arguments(s state, firmware string, bios bool) []string {
+	machine := "q35"
+	var args []string
+	add := func(a ...string) { args = append(args, a...) }
+	if !bios {
+		machine += ",smm=on,pflash0=code,pflash1=vars"
+		add("-blockdev", `driver=raw,node-name=code,read-only=on,file.driver=file,file.filename=`+commas(firmware),
+			"-blockdev", `driver=raw,node-name=vars,file.driver=file,file.filename=vars.fd`)
+		if s.Secure {
+			// Only the firmware itself may write its variables.
+			add("-global", "driver=cfi.pflash01,property=secure,value=on")
+		}
+		add("-global", "ICH9-LPC.disable_s3=1")
+	}
+	accel, cpu := "kvm", "host"
+	if s.Accel.Name == "tcg" {
+		accel, cpu = "tcg,thread=multi", "max"
+	}
+	add("-name", "holdfast-lab", "-machine", machine, "-accel", accel, "-cpu", cpu,
+		"-smp", fmt.Sprint(s.CPUs), "-m", fmt.Sprint(s.MemoryMiB),
+		"-nodefaults", "-no-user-config", "-display", "none",
+		"-uuid", uuid(s.Serial, s.MAC),
+		"-smbios", "type=1,manufacturer=holdfast,product=lab,serial="+commas(s.Serial))
+	add("-blockdev", "driver=qcow2,node-name=disk,discard=unmap,file.driver=file,file.filename=disk.qcow2,file.discard=unmap",
+		"-device", "virtio-blk-pci,drive=disk,serial=holdfast-lab")
+	// restrict: no way out, not even to this host; only the forwards lead in.
+	netdev := "user,id=net,restrict=on"
+	for _, h := range slices.Sorted(maps.Keys(s.Forward)) {
+		netdev += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", h, s.Forward[h])
+	}
+	add("-netdev", netdev, "-device", "virtio-net-pci,netdev=net,mac="+s.MAC,
+		"-object", "filter-dump,id=dump,netdev=net,file=net.pcap")
+	add("-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset",
+		"-chardev", "socket,id=console,path=console.sock,server=on,wait=off,logfile=console.log,logappend=on",
+		"-serial", "chardev:console",
+		"-device", "virtio-serial-pci",
+		"-chardev", "socket,id=lab,path=lab.sock,server=on,wait=off",
+		"-device", "virtserialport,chardev=lab,name=dev.holdfast.lab",
+		"-qmp", "unix:qmp.sock,server=on,wait=off")
+	return args
+}
+
+// commas writes a value as QEMU's option syntax wants it.
+func commas(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// uuid is the machine's SMBIOS UUID, from which the guest takes its machine
+// id: the same for the same machine, as on hardware. RFC 9562, version 8.
+func uuid(serial, mac string) string {
+	b := sha256.Sum256([]byte("holdfast lab\n" + serial + "\n" + strings.ToLower(mac)))
+	b[6] = b[6]&0x0f | 0x80
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:16])
+}
