@@ -1,0 +1,141 @@
+package debian
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+const tries = 3
+
+// permanentError is one that another try would not mend.
+type permanentError struct{ error }
+
+func (e *permanentError) Unwrap() error { return e.error }
+
+// errGone is wrapped by errors about a file that the mirror does not have.
+var errGone = errors.New("not on the mirror")
+
+// errRange says that what was kept of a file cannot be continued.
+var errRange = errors.New("the mirror cannot continue the transfer")
+
+// retry calls f up to three times, waiting longer each time.
+func (c *Client) retry(ctx context.Context, f func() error) error {
+	wait := c.Backoff
+	if wait == 0 {
+		wait = time.Second
+	}
+	for i := 1; ; i++ {
+		err := f()
+		var permanent *permanentError
+		if err == nil || errors.As(err, &permanent) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if i == tries {
+			return fmt.Errorf("%w (tried %d times)", err, tries)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+		wait *= 2
+	}
+}
+
+// request asks for u from an offset. The body fails when it stalls; stop must
+// be called after reading it.
+func (c *Client) request(ctx context.Context, u string, offset int64) (body io.Reader, stop func(), err error) {
+	stall := c.Stall
+	if stall == 0 {
+		stall = time.Minute
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(stall, func() { cancel(fmt.Errorf("no byte for %v", stall)) })
+	done := func() { timer.Stop(); cancel(nil) }
+	resp, err := c.do(ctx, u, offset)
+	if err != nil {
+		err = cause(ctx, err)
+		done()
+		return nil, nil, err
+	}
+	return &stallReader{ctx, resp.Body, timer, stall}, func() { resp.Body.Close(); done() }, nil
+}
+
+func (c *Client) do(ctx context.Context, u string, offset int64) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+	if err != nil {
+		return nil, &permanentError{err}
+	}
+	// Sizes and offsets are those of the file, never of a compressed transfer.
+	req.Header.Set("Accept-Encoding", "identity")
+	want := http.StatusOK
+	if offset > 0 {
+		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+		want = http.StatusPartialContent
+	}
+	client := c.HTTP
+	if client == nil {
+		client = http.DefaultClient
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkStatus(resp, want, offset); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return resp, nil
+}
+
+func checkStatus(resp *http.Response, want int, offset int64) error {
+	if resp.StatusCode == want {
+		if offset > 0 && !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset)) {
+			return &permanentError{errRange}
+		}
+		return nil
+	}
+	switch code := resp.StatusCode; {
+	case offset > 0 && (code == http.StatusOK || code == http.StatusRequestedRangeNotSatisfiable):
+		return &permanentError{errRange}
+	case code == http.StatusNotFound || code == http.StatusGone:
+		return &permanentError{fmt.Errorf("%w: %s", errGone, resp.Status)}
+	case code >= 500 || code == http.StatusTooManyRequests || code == http.StatusRequestTimeout:
+		return fmt.Errorf("the mirror answered %s", resp.Status)
+	}
+	return &permanentError{fmt.Errorf("the mirror answered %s", resp.Status)}
+}
+
+type stallReader struct {
+	ctx   context.Context
+	r     io.Reader
+	timer *time.Timer
+	stall time.Duration
+}
+
+func (s *stallReader) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if n > 0 {
+		s.timer.Reset(s.stall)
+	}
+	if err != nil && err != io.EOF {
+		err = cause(s.ctx, err)
+	}
+	return n, err
+}
+
+// cause says why a context was cancelled, where that is what ended a request.
+func cause(ctx context.Context, err error) error {
+	if c := context.Cause(ctx); c != nil && ctx.Err() != nil && !errors.Is(c, context.Canceled) {
+		return c
+	}
+	return err
+}
