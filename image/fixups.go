@@ -67,6 +67,10 @@ func Dropped(name string) bool {
 	if strings.HasPrefix(name, "usr/share/doc/") && path.Base(name) == "copyright" {
 		return false
 	}
+	// The kernel is taken for the UKI before the rest of /boot goes.
+	if strings.HasPrefix(name, "boot/vmlinuz-") {
+		return false
+	}
 	for _, d := range dropped {
 		if strings.HasPrefix(name, d+"/") {
 			return true

@@ -1,0 +1,90 @@
+package airgap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"syscall"
+
+	"holdfast.dev/holdfast/airgap/origin/debian"
+	"holdfast.dev/holdfast/airgap/origin/gomod"
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/image/gobuild"
+)
+
+// moduleSpace is what the module cache and the toolchain of a recipe take, in
+// bytes, where nothing is there yet: measured on the largest, kubernetes, with
+// a margin. What the archives will take is not known before they are fetched.
+const moduleSpace = 1 << 30
+
+// toolchainSpace is the archive and the unpacked tree of the Go toolchain.
+const toolchainSpace = 400 << 20
+
+// Need is the space that a step takes, and what is free.
+type Need struct {
+	Missing, Free int64 // bytes
+	Items         int   // packages to fetch
+}
+
+// CollectNeeds says what Collect would fetch and the space that this takes.
+func CollectNeeds(ctx context.Context, l Lock, recipes []gobuild.Recipe, s *store.Store) (Need, error) {
+	var n Need
+	for _, p := range l.Packages {
+		if s.Check(p.Content) != nil {
+			n.Missing += p.Size
+			n.Items++
+		}
+	}
+	goroot, err := gomod.Toolchain(l.Toolchain.Version, l.Toolchain.H1, s.Dir())
+	if err != nil {
+		n.Missing += toolchainSpace
+	}
+	for _, r := range recipes {
+		if err != nil || gomod.Offline(ctx, goroot, r, s.Dir()) != nil {
+			n.Missing += moduleSpace
+		}
+	}
+	free, err := FreeSpace(s.Dir())
+	n.Free = free
+	return n, err
+}
+
+// FreeSpace is the number of bytes that an ordinary user may still write.
+func FreeSpace(dir string) (int64, error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("cannot find the free space of %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// Collected is where the inputs lie.
+type Collected struct {
+	GoRoot string // the locked toolchain
+}
+
+// Collect brings every locked input into s: packages by digest, the toolchain
+// and the modules by their h1 hashes. What is there, whole, is not fetched
+// again; what it fetched before an error stays.
+func Collect(ctx context.Context, l Lock, recipes []gobuild.Recipe, net Network, s *store.Store, log *slog.Logger, progress func(done, total int64, name string)) (Collected, error) {
+	err := debian.Fetch(ctx, net.Debian, s, items(l), progress)
+	goroot, _, terr := gomod.FetchToolchain(ctx, net.Go, l.Toolchain.Version, l.Toolchain.H1, s.Dir())
+	if err := errors.Join(err, terr); err != nil {
+		return Collected{}, fmt.Errorf("cannot collect: %w", err)
+	}
+	var errs []error
+	for i, r := range recipes {
+		if progress != nil {
+			progress(int64(i), int64(len(recipes)), "modules of "+r.Name)
+		}
+		if gomod.Offline(ctx, goroot, r, s.Dir()) == nil {
+			continue
+		}
+		errs = append(errs, gomod.FetchModules(ctx, goroot, net.Go, r, s.Dir(), log))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return Collected{}, fmt.Errorf("cannot collect: %w", err)
+	}
+	return Collected{GoRoot: goroot}, nil
+}
