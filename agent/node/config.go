@@ -1,0 +1,148 @@
+// Package node knows what node.json says, which of its nodes this machine is,
+// and the network that follows from it.
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+)
+
+// Config is node.json of a release: what the agent needs of the site.
+type Config struct {
+	Name       string      `json:"name"`
+	Release    int         `json:"release"`
+	Zone       string      `json:"zone"`
+	Domain     string      `json:"domain"`
+	Epoch      int64       `json:"epoch"` // seconds
+	LabAccess  bool        `json:"labAccess"`
+	Engine     Engine      `json:"engine"`
+	Nodes      []Node      `json:"nodes"`
+	Images     []Image     `json:"images"`
+	Components []Component `json:"components"` // in dependency order
+}
+
+// Engine is the Kubernetes distribution of the release.
+type Engine struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Pause   string `json:"pause"` // full name of the sandbox image, with tag
+}
+
+// Node is one machine of the site.
+type Node struct {
+	Name    string   `json:"name"`
+	Match   Match    `json:"match"`
+	Address string   `json:"address"` // with prefix length
+	Gateway string   `json:"gateway"` // empty: the node reaches only its own network
+	DNS     []string `json:"dns"`
+	NTP     []string `json:"ntp"`
+	Role    string   `json:"role"`
+}
+
+// IP is the node's address without its prefix length.
+func (n Node) IP() string {
+	p, err := netip.ParsePrefix(n.Address)
+	if err != nil {
+		return ""
+	}
+	return p.Addr().String()
+}
+
+// Match says which machine is the node; what is given must all be so.
+type Match struct {
+	Serial string `json:"serial,omitempty"`
+	MAC    string `json:"mac,omitempty"`
+}
+
+// Image is one image of the release; Name has registry and tag.
+type Image struct {
+	Name      string `json:"name"`
+	Digest    string `json:"digest"`
+	Component string `json:"component"`
+}
+
+// Ref is the image's name with its digest.
+func (i Image) Ref() string { return i.Name + "@" + i.Digest }
+
+// Component is one system of the platform.
+type Component struct {
+	Name      string   `json:"name"`
+	Namespace string   `json:"namespace"`
+	Needs     []string `json:"needs"`
+	Secrets   []Secret `json:"secrets"`
+	Ready     []Ready  `json:"ready"`
+}
+
+// Secret is made on the node; Generate gives the length of each key's value.
+type Secret struct {
+	Name      string         `json:"name"`
+	Namespace string         `json:"namespace"`
+	Generate  map[string]int `json:"generate"`
+}
+
+// Ready names a workload that must be rolled out for its component to be healthy.
+type Ready struct {
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+}
+
+var label = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
+
+// Parse reads node.json and checks what the agent builds names and paths from.
+// The error joins all faults.
+func Parse(b []byte) (Config, error) {
+	var c Config
+	if err := json.Unmarshal(b, &c); err != nil {
+		return Config{}, fmt.Errorf("cannot read node.json: %w", err)
+	}
+	var errs []error
+	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf("cannot use node.json: "+format, a...)) }
+	for _, n := range c.Nodes {
+		if !label.MatchString(n.Name) {
+			bad("node name %q", n.Name)
+		}
+		if _, err := netip.ParsePrefix(n.Address); err != nil {
+			bad("node %s: address: %w", n.Name, err)
+		}
+		for _, a := range append(slices.Clone(n.DNS), n.Gateway) {
+			if _, err := netip.ParseAddr(a); a != "" && err != nil {
+				bad("node %s: %w", n.Name, err)
+			}
+		}
+		for _, a := range n.NTP {
+			if !label.MatchString(a) && !isAddr(a) {
+				bad("node %s: time server %q", n.Name, a)
+			}
+		}
+	}
+	var seen []string
+	for _, k := range c.Components {
+		for _, need := range k.Needs {
+			if !slices.Contains(seen, need) {
+				bad("component %s needs %s, which does not come before it", k.Name, need)
+			}
+		}
+		for _, s := range k.Secrets {
+			if !label.MatchString(s.Name) || !label.MatchString(s.Namespace) {
+				bad("component %s: secret %q in %q", k.Name, s.Name, s.Namespace)
+			}
+			for key, n := range s.Generate {
+				if n < 1 || n > 1024 {
+					bad("component %s: secret %s: %s of %d characters", k.Name, s.Name, key, n)
+				}
+			}
+		}
+		seen = append(seen, k.Name)
+	}
+	return c, errors.Join(errs...)
+}
+
+func isAddr(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
+}
