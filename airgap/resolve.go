@@ -280,7 +280,7 @@ func inspect(l *Lock, s *store.Store, opt Options) error {
 			errs = append(errs, fmt.Errorf("cannot read package %s: %w", p.ID(), err))
 			continue
 		}
-		for _, name := range []string{"config", "preinst", "postinst", "prerm", "postrm", "triggers"} {
+		for _, name := range []string{"config", "preinst", "postinst", "prerm", "postrm"} {
 			d, ok := m.Scripts[name]
 			if !ok {
 				continue

@@ -240,11 +240,14 @@ func makeInitrd(t *rootfs.Tree, version string, epoch int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var b bytes.Buffer
-	if err := initrd.WriteCPIO(&b, it); err != nil {
+	var cpio, packed bytes.Buffer
+	if err := initrd.WriteCPIO(&cpio, it); err != nil {
 		return nil, err
 	}
-	return initrd.Compress(b.Bytes())
+	if err := initrd.Compress(&packed, &cpio); err != nil {
+		return nil, err
+	}
+	return packed.Bytes(), nil
 }
 
 // writeRoot writes root and verity into the store. Their identifiers come from

@@ -41,8 +41,6 @@ var basePackages = []string{
 // baseExcludes are dependencies that an appliance has no use for.
 var baseExcludes = []deb.Exclude{
 	{Name: "debconf", Reason: "asks questions in maintainer scripts, which never run"},
-	{Name: "perl-base", Reason: "only maintainer scripts and update-* tools use it"},
-	{Name: "dpkg", Reason: "no package is installed on a node"},
 	{Name: "init-system-helpers", Reason: "only maintainer scripts use it"},
 	{Name: "linux-base", Reason: "links for kernels of a package manager; we have one kernel in the UKI"},
 	{Name: "initramfs-tools", Reason: "holdfast makes the initrd"},
