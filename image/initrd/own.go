@@ -16,6 +16,8 @@ Description=Print why the start failed, and start again
 DefaultDependencies=no
 Conflicts=shutdown.target
 Before=shutdown.target
+SuccessAction=reboot-force
+FailureAction=reboot-force
 
 [Service]
 Type=oneshot
@@ -32,8 +34,6 @@ ExecStart=-/usr/bin/systemctl list-jobs --plain --no-legend --no-pager --full
 ExecStart=-/usr/bin/journalctl --boot --priority=warning --lines=40 --output=cat --no-pager
 ExecStart=-/usr/bin/sleep 15
 TimeoutStartSec=60
-SuccessAction=reboot-force
-FailureAction=reboot-force
 `
 
 // manager makes a crash of PID 1 a restart as well.
