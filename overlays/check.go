@@ -1,0 +1,104 @@
+package overlays
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// clusterNetworks are taken by Kubernetes on every node.
+func clusterNetworks() map[string]netip.Prefix {
+	return map[string]netip.Prefix{
+		"pods":     netip.MustParsePrefix("10.244.0.0/16"),
+		"services": netip.MustParsePrefix("10.96.0.0/12"),
+	}
+}
+
+// Validate checks what can be known only beside the site: that each component
+// is one of known, the catalog's names. Its error holds every fault.
+func (s Site) Validate(known []string) error {
+	var faults []*Fault
+	for i, c := range s.Components {
+		if c.Name != "" && !slices.Contains(known, c.Name) {
+			faults = append(faults, s.fault(fmt.Sprintf("/components/%d/name", i),
+				fmt.Sprintf("no component %q in the catalog", c.Name), didYouMean(c.Name, known)))
+		}
+	}
+	return joinFaults(faults)
+}
+
+func (s Site) fault(ptr, message, hint string) *Fault {
+	if s.doc == nil {
+		return &Fault{File: "site", Message: named(ptr, message), Hint: hint, about: []string{ptr}}
+	}
+	return s.doc.fault(ptr, false, named(ptr, message), hint)
+}
+
+// check returns what is wrong between the values of s. A value that is wrong
+// in itself, or missing, is the schema's business and passed over here.
+func (s Site) check() []*Fault {
+	var faults []*Fault
+	add := func(message, hint, ptr string, args ...any) {
+		faults = append(faults, s.fault(fmt.Sprintf(ptr, args...), message, hint))
+	}
+	unique := func(seen map[string]string, v, ptr string) {
+		if v == "" {
+			return
+		}
+		if first, ok := seen[v]; ok {
+			add(fmt.Sprintf("%q is also %s", v, display(first)), "", "%s", ptr)
+			return
+		}
+		seen[v] = ptr
+	}
+	switch k3s := strings.Contains(s.Kubernetes.Version, "+k3s"); {
+	case checkKubernetesVersion(s.Kubernetes.Version) != nil:
+	case s.Kubernetes.Engine == "kubeadm" && k3s:
+		add("a version of k3s, but the engine is kubeadm", "", "/kubernetes/version")
+	case s.Kubernetes.Engine == "k3s" && !k3s:
+		add("not a version of k3s, which is the engine", "k3s versions end in +k3s1 or the like", "/kubernetes/version")
+	}
+	components, packages := map[string]string{}, map[string]string{}
+	for i, c := range s.Components {
+		unique(components, c.Name, fmt.Sprintf("/components/%d/name", i))
+	}
+	for i, p := range s.OS.Packages {
+		unique(packages, p, fmt.Sprintf("/os/packages/%d", i))
+	}
+	for i, e := range s.OS.Exclude {
+		unique(packages, e.Name, fmt.Sprintf("/os/exclude/%d/name", i))
+	}
+	names, macs, serials, addresses := map[string]string{}, map[string]string{}, map[string]string{}, map[string]string{}
+	for i, n := range s.Nodes {
+		at := fmt.Sprintf("/nodes/%d", i)
+		unique(names, n.Name, at+"/name")
+		unique(serials, n.Match.Serial, at+"/match/serial")
+		unique(macs, n.Match.MAC, at+"/match/mac")
+		if n.Match == (Match{}) {
+			add("want serial, mac or both", "", "%s/match", at)
+		}
+		p, err := parsePrefix(n.Address)
+		if err != nil {
+			continue
+		}
+		unique(addresses, p.Addr().String(), at+"/address")
+		for _, what := range []string{"pods", "services"} {
+			if net := clusterNetworks()[what]; net.Overlaps(p) {
+				add(fmt.Sprintf("the network %s overlaps %s, which Kubernetes uses for %s", p.Masked(), net, what), "", "%s/address", at)
+			}
+		}
+		gw, err := parseIP(n.Gateway)
+		switch {
+		case err != nil:
+		case !p.Contains(gw):
+			add(fmt.Sprintf("%s is outside the node's network %s", gw, p.Masked()), "", "%s/gateway", at)
+		case gw == p.Addr():
+			add("is the node's own address", "", "%s/gateway", at)
+		}
+	}
+	if len(s.Nodes) > 0 && !slices.ContainsFunc(s.Nodes, func(n Node) bool { return n.Role != "agent" }) {
+		add("no node is a server", `give at least one "role: server"`, "/nodes")
+	}
+	return faults
+}

@@ -1,0 +1,175 @@
+package overlays
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path"
+	"regexp"
+	"strings"
+	"unicode"
+)
+
+// formats are the named formats of the schema. Each says what a wrong value
+// should have been; the value itself is in the excerpt.
+func formats() map[string]func(string) error {
+	return map[string]func(string) error{
+		"dns-label":          checkLabel,
+		"dns-name":           checkDomain,
+		"deb-name":           checkDebName,
+		"not-blank":          checkNotBlank,
+		"kubernetes-version": checkKubernetesVersion,
+		"ip":                 checkIP,
+		"ip-prefix":          checkPrefix,
+		"mac":                checkMAC,
+		"serial":             checkSerial,
+		"device":             checkDevice,
+		"mirror-url":         checkMirror,
+	}
+}
+
+var (
+	labelForm   = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	debForm     = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`)
+	versionForm = regexp.MustCompile(`^v1\.(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})(\+k3s[1-9][0-9]{0,2})?$`)
+	deviceForm  = regexp.MustCompile(`^/dev/[A-Za-z0-9_.:+@/-]{1,200}$`)
+)
+
+func checkLabel(s string) error {
+	if !labelForm.MatchString(s) {
+		return errors.New("want a DNS label: 1 to 63 of a-z, 0-9 and -, with no - at its ends")
+	}
+	return nil
+}
+
+func checkDomain(s string) error {
+	for l := range strings.SplitSeq(s, ".") {
+		if !labelForm.MatchString(l) || len(s) > 253 {
+			return errors.New("want a DNS name in lower case, as in demo.example")
+		}
+	}
+	if _, err := netip.ParseAddr(s); err == nil {
+		return errors.New("want a DNS name, not an IP address")
+	}
+	return nil
+}
+
+func checkDebName(s string) error {
+	if !debForm.MatchString(s) {
+		return errors.New("want the name of a Debian package, without version or architecture")
+	}
+	return nil
+}
+
+func checkNotBlank(s string) error {
+	if strings.TrimSpace(s) == "" {
+		return errors.New("must say something")
+	}
+	return nil
+}
+
+func checkKubernetesVersion(s string) error {
+	if !versionForm.MatchString(s) {
+		return errors.New("want a full version, as in v1.36.3 or v1.36.3+k3s1")
+	}
+	return nil
+}
+
+func parseIP(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" || a.Is4In6() {
+		return netip.Addr{}, errors.New("want an IP address, not a name")
+	}
+	if a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
+		return netip.Addr{}, fmt.Errorf("want the IP address of one machine; %s is not one", a)
+	}
+	return a, nil
+}
+
+func checkIP(s string) error {
+	_, err := parseIP(s)
+	return err
+}
+
+func checkPrefix(s string) error {
+	_, err := parsePrefix(s)
+	return err
+}
+
+// parsePrefix reads an address with prefix length that a machine can have.
+func parsePrefix(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, errors.New("want an IP address with prefix length, as in 10.0.2.15/24")
+	}
+	if _, err := parseIP(p.Addr().String()); err != nil {
+		return netip.Prefix{}, err
+	}
+	if p.Bits() == 0 {
+		return netip.Prefix{}, errors.New("want a prefix length above 0")
+	}
+	if p.Addr().Is4() && p.Bits() < 31 {
+		if p.Addr() == p.Masked().Addr() {
+			return netip.Prefix{}, errors.New("is the network's own address, not a machine's")
+		}
+		if n := p.Addr().Next(); !n.IsValid() || !p.Contains(n) {
+			return netip.Prefix{}, errors.New("is the network's broadcast address, not a machine's")
+		}
+	}
+	return p, nil
+}
+
+func checkMAC(s string) error {
+	m, err := net.ParseMAC(s)
+	if err != nil || len(m) != 6 {
+		return errors.New("want six bytes in hexadecimal, as in 52:54:00:68:66:01")
+	}
+	if m[0]&1 == 1 || m.String() == "00:00:00:00:00:00" {
+		return errors.New("want the address of one network card; this is a group's or nobody's")
+	}
+	return nil
+}
+
+// normalMAC writes a MAC address in lower case with colons.
+func normalMAC(s string) string {
+	if m, err := net.ParseMAC(s); err == nil {
+		return m.String()
+	}
+	return strings.ToLower(s)
+}
+
+func checkSerial(s string) error {
+	if s == "" || len(s) > 128 || s != strings.TrimSpace(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return errors.New("want 1 to 128 printable characters, with no blanks at the ends")
+	}
+	return nil
+}
+
+func checkDevice(s string) error {
+	if !deviceForm.MatchString(s) || path.Clean(s) != s {
+		return errors.New("want a block device, as in /dev/vda or /dev/disk/by-id/…")
+	}
+	return nil
+}
+
+func checkMirror(s string) error {
+	u, err := url.Parse(s)
+	if err != nil {
+		return errors.New("want a URL")
+	}
+	if u.User != nil {
+		return errors.New("a URL with a user or password: site files hold no secrets")
+	}
+	switch {
+	case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
+	case u.Scheme == "file" && u.Host == "" && strings.HasPrefix(u.Path, "/"):
+	default:
+		return errors.New("want a URL that starts with https://, http:// or file:///")
+	}
+	if u.RawQuery != "" || u.Fragment != "" {
+		return errors.New("want a URL without ? and #")
+	}
+	return nil
+}

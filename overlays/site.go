@@ -1,0 +1,135 @@
+// Package overlays reads what a user declares: site.yaml, the site's own
+// manifests, and the rules of its zone. Every fault is found at once and named
+// with file, line and column.
+//
+// The JSON Schema of site.yaml (site.schema.json) is generated from the types
+// in this file; their comments are its descriptions.
+package overlays
+
+// Site is a site as declared: validated, with defaults filled in, and without
+// any digest.
+type Site struct {
+	// Version of this format: holdfast/v1alpha1.
+	APIVersion string `json:"apiVersion" jsonschema:"enum=holdfast/v1alpha1"`
+	// Always Site.
+	Kind string `json:"kind" jsonschema:"enum=Site"`
+	// Name of the site, a DNS label.
+	Name string `json:"name" jsonschema:"format=dns-label"`
+	// DNS name under which the site's services are reached.
+	Domain string `json:"domain" jsonschema:"format=dns-name"`
+	// Number of the release that is built from this file. A node accepts a release only if its number is larger than the one it runs.
+	Release int64 `json:"release" jsonschema:"minimum=1,maximum=9223372036854775807"`
+	// Zone whose rules apply: signatures needed, encryption, access.
+	Zone string `json:"zone" jsonschema:"enum=official,enum=official-sensitive,enum=secret"`
+	// Operating system of all nodes.
+	OS OS `json:"os,omitzero"`
+	// Kubernetes distribution and its version.
+	Kubernetes Kubernetes `json:"kubernetes"`
+	// Systems of the platform, from the catalog.
+	Components []Component `json:"components,omitempty" jsonschema:"maxItems=100"`
+	// Machines of the site. All boot the same image and find themselves in this list.
+	Nodes []Node `json:"nodes" jsonschema:"minItems=1,maxItems=1000"`
+	// Where the build machine fetches from, if not where the host is configured to.
+	Mirrors Mirrors `json:"mirrors,omitzero"`
+
+	// Manifests are the site's own, in the order of their file names.
+	Manifests []Manifest `json:"-"`
+
+	doc *document // positions of the values; nil for a Site made in code
+}
+
+// OS declares the operating system.
+type OS struct {
+	// Debian release.
+	Suite string `json:"suite,omitempty" jsonschema:"enum=trixie,default=trixie"`
+	// Kernel flavour: cloud for virtual machines only, generic for hardware, with firmware and microcode.
+	Kernel string `json:"kernel,omitempty" jsonschema:"enum=cloud,enum=generic,default=generic"`
+	// Debian packages for the root, besides those that every node has.
+	Packages []string `json:"packages,omitempty" jsonschema:"maxItems=1000,format=deb-name"`
+	// Dependencies left out of the root.
+	Exclude []Exclude `json:"exclude,omitempty" jsonschema:"maxItems=1000"`
+}
+
+// Exclude leaves out a package that others depend on.
+type Exclude struct {
+	// Debian package.
+	Name string `json:"name" jsonschema:"format=deb-name"`
+	// Why the node works without it.
+	Reason string `json:"reason" jsonschema:"format=not-blank,maxLength=500"`
+}
+
+// Kubernetes declares the engine.
+type Kubernetes struct {
+	// Distribution: k3s takes its own release, kubeadm is compiled from source.
+	Engine string `json:"engine,omitempty" jsonschema:"enum=k3s,enum=kubeadm,default=k3s"`
+	// Version, as in v1.36.3, or v1.36.3+k3s1 for k3s.
+	Version string `json:"version" jsonschema:"format=kubernetes-version"`
+}
+
+// Component is one system of the platform.
+type Component struct {
+	// Name in the catalog.
+	Name string `json:"name" jsonschema:"format=dns-label"`
+	// Where its parts come from: upstream's own images, or images composed from source and Debian packages.
+	Origin string `json:"origin" jsonschema:"enum=upstream,enum=source"`
+}
+
+// Node is one machine.
+type Node struct {
+	// Host name, a DNS label.
+	Name string `json:"name" jsonschema:"format=dns-label"`
+	// How a machine knows that it is this node.
+	Match Match `json:"match"`
+	// IP address with prefix length, as in 10.0.2.15/24.
+	Address string `json:"address" jsonschema:"format=ip-prefix"`
+	// IP address of the default route, inside the network of address.
+	Gateway string `json:"gateway" jsonschema:"format=ip"`
+	// IP addresses of DNS servers.
+	DNS []string `json:"dns,omitempty" jsonschema:"maxItems=8,format=ip"`
+	// IP addresses of time servers.
+	NTP []string `json:"ntp,omitempty" jsonschema:"maxItems=8,format=ip"`
+	// Block device to install to; without it, the operator chooses.
+	Disk string `json:"disk,omitempty" jsonschema:"format=device"`
+	// Part that the node has in the cluster.
+	Role string `json:"role,omitempty" jsonschema:"enum=server,enum=agent,default=server"`
+}
+
+// Match identifies a machine; all that is given must be true of it.
+type Match struct {
+	// Serial number, as the firmware tells it.
+	Serial string `json:"serial,omitempty" jsonschema:"format=serial"`
+	// Address of one of its network cards.
+	MAC string `json:"mac,omitempty" jsonschema:"format=mac"`
+}
+
+// Mirrors are the places that the build machine fetches from.
+type Mirrors struct {
+	// Debian archives.
+	Debian []string `json:"debian,omitempty" jsonschema:"maxItems=16,format=mirror-url"`
+	// Debian security archives.
+	DebianSecurity []string `json:"debianSecurity,omitempty" jsonschema:"maxItems=16,format=mirror-url"`
+	// Go module proxy.
+	GoProxy string `json:"goproxy,omitempty" jsonschema:"format=mirror-url"`
+}
+
+// Manifest is one file of the site's manifests folder.
+type Manifest struct {
+	Name string // of the file, without its folder
+	Data []byte
+}
+
+// withDefaults fills in what the file leaves open.
+func (s Site) withDefaults() Site {
+	def := func(p *string, v string) {
+		if *p == "" {
+			*p = v
+		}
+	}
+	def(&s.OS.Suite, "trixie")
+	def(&s.OS.Kernel, "generic")
+	def(&s.Kubernetes.Engine, "k3s")
+	for i := range s.Nodes {
+		def(&s.Nodes[i].Role, "server")
+	}
+	return s
+}
