@@ -4,7 +4,8 @@ package lab
 const sectorSays = "holdfast: guest runs"
 
 // bootSector is the smallest guest there is: it prints sectorSays and a line
-// end, then sends back every byte it receives.
+// end, then sends back every byte it receives. It comes with the rest of a disk
+// of 1 MiB: the firmware boots from none that is much smaller.
 func bootSector() []byte {
 	code := []byte{
 		0xfc,       // 7c00 cld
@@ -28,7 +29,7 @@ func bootSector() []byte {
 		0xfb, 0xf4, // 7c20 wait: sti; hlt (till the next timer tick)
 		0xeb, 0xef, // 7c22 jmp echo
 	}
-	s := make([]byte, 512)
+	s := make([]byte, 1<<20)
 	n := copy(s, code)
 	copy(s[n:], sectorSays+"\r\n\x00")
 	s[510], s[511] = 0x55, 0xaa

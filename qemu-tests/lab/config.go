@@ -29,6 +29,7 @@ type Config struct {
 	DiskGiB    int         // default 24
 	Forward    map[int]int // port of 127.0.0.1 to port of the guest; its 6443 always has one
 	SecureBoot bool        // firmware that lets only signed code boot
+	Accel      string      // "kvm" or "tcg"; default: what Probe answers
 	Fresh      bool        // begin with a new disk and new firmware variables
 	QEMUArgs   []string    // appended as they are, for tests
 	Host       Host
@@ -95,6 +96,9 @@ func (c Config) check() error {
 	}
 	if c.CPUs < 1 || c.MemoryMiB < 32 || c.DiskGiB < 1 {
 		bad("%d CPUs, %d MiB of memory, %d GiB of disk are too few", c.CPUs, c.MemoryMiB, c.DiskGiB)
+	}
+	if c.Accel != "" && c.Accel != "kvm" && c.Accel != "tcg" {
+		bad("%q is neither kvm nor tcg\nhint: leave it out to have it probed", c.Accel)
 	}
 	for h, g := range c.Forward {
 		if h < 1 || h > 65535 || g < 1 || g > 65535 {

@@ -69,7 +69,10 @@ func TestGuest(t *testing.T) {
 		go func() { feed.Write([]byte("ping")) }()
 		var out watch
 		out.want, out.then = "ping", func() { feed.Write([]byte{'x', detach}) }
-		if err := vm.Attach(short(t), in, &out); err != nil {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if err := vm.Attach(ctx, in, &out); err != nil {
+			t.Log(out.got.String())
 			t.Fatal(err)
 		}
 		if err := vm.Expect(t.Context(), "ping", 5*time.Second); err != nil {
@@ -149,14 +152,14 @@ func TestGuest(t *testing.T) {
 
 // watch is a writer that calls then once want has come.
 type watch struct {
-	bytes.Buffer
+	got  bytes.Buffer
 	want string
 	then func()
 }
 
 func (w *watch) Write(p []byte) (int, error) {
-	n, err := w.Buffer.Write(p)
-	if w.then != nil && strings.Contains(w.String(), w.want) {
+	n, err := w.got.Write(p)
+	if w.then != nil && strings.Contains(w.got.String(), w.want) {
 		go w.then()
 		w.then = nil
 	}
@@ -192,6 +195,9 @@ func TestProbe(t *testing.T) {
 	t.Logf("%s: %s", a.Name, a.Reason)
 	if a.Name != "kvm" && a.Name != "tcg" || a.Reason == "" {
 		t.Errorf("got %+v", a)
+	}
+	if virt, err := hardwareVirt(); err != nil || !virt && a.Name != "tcg" {
+		t.Errorf("%s without hardware virtualisation (%v)", a.Name, err)
 	}
 	start := time.Now()
 	if again := h.Probe(t.Context()); again != a || time.Since(start) > time.Second {
@@ -240,6 +246,7 @@ func TestRefusals(t *testing.T) {
 		"port busy":   {func(c *Config) { c.Forward = map[int]int{busy: 80} }, "is in use"},
 		"small disk":  {func(c *Config) { grow(t, c.Image, 1<<30+1) }, "hint: ask for a disk of 2 GiB"},
 		"QEMU ends":   {func(c *Config) { c.QEMUArgs = []string{"-nonsense"} }, "-nonsense: invalid option"},
+		"other accel": {func(c *Config) { c.Accel = "xen" }, `"xen"`},
 		"old QEMU":    {func(c *Config) { c.Host = oldQEMU(t) }, "cannot use QEMU 7 without KVM"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -23,15 +25,20 @@ const probeTime = 10 * time.Second
 // Probe is [Host.Probe] of the zero Host.
 func Probe(ctx context.Context) Accel { return Host{}.Probe(ctx) }
 
-// Probe answers "kvm" only when a guest has really run under KVM: on some
-// hosts /dev/kvm opens and the guest then hangs at its first instruction. The
-// answer is kept in the cache for as long as the host is up.
+// Probe answers "kvm" only when the processor can run guests and one has
+// really run: on some hosts /dev/kvm opens and the guest then hangs. Without
+// the processor's help KVM may still carry a guest through its firmware, but
+// not through a kernel. The answer is kept in the cache for as long as the
+// host is up.
 func (h Host) Probe(ctx context.Context) Accel {
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
 		return Accel{"tcg", "no KVM: " + err.Error()}
 	}
 	f.Close()
+	if virt, err := hardwareVirt(); err != nil || !virt {
+		return Accel{"tcg", "no KVM: /dev/kvm opens, but the processor shows neither vmx nor svm"}
+	}
 	qemu, err := h.qemu()
 	if err != nil {
 		return Accel{"tcg", "no KVM: QEMU is missing"}
@@ -51,6 +58,21 @@ func (h Host) Probe(ctx context.Context) Accel {
 		h.cacheProbe(key, a)
 	}
 	return a
+}
+
+// hardwareVirt reports whether Intel's or AMD's virtualisation is there.
+func hardwareVirt() (bool, error) {
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if name, flags, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "flags" {
+			f := strings.Fields(flags)
+			return slices.Contains(f, "vmx") || slices.Contains(f, "svm"), nil
+		}
+	}
+	return false, nil
 }
 
 // tryGuest runs the boot sector until it has printed.

@@ -94,7 +94,9 @@ func prepare(ctx context.Context, c Config) (found, error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return found{}, err
 	}
-	h.accel = c.Host.Probe(ctx)
+	if h.accel = (Accel{c.Accel, "asked for"}); c.Accel == "" {
+		h.accel = c.Host.Probe(ctx)
+	}
 	return h, errors.Join(ctx.Err(), checkQEMU(ctx, h.qemu, h.accel))
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"sigs.k8s.io/yaml"
@@ -237,6 +238,9 @@ func waitEnd(ctx context.Context, p process) bool {
 	return true
 }
 
+// deadStates are those that a machine does not leave by itself.
+var deadStates = []string{"internal-error", "io-error", "guest-panicked"}
+
 // WaitHealthy asks for the status every two seconds, hands each to progress
 // (may be nil), and returns when the node is healthy. When ctx or the machine
 // ends first, the error says what was still wrong.
@@ -260,6 +264,9 @@ func (vm *VM) WaitHealthy(ctx context.Context, progress func(Status)) error {
 			return fmt.Errorf("cannot wait for a healthy node: %w\nthe console's end:\n%s", err, tail(vm.path("console.log"), 20))
 		default:
 			lastErr = err
+			if state, err := vm.State(ctx); err == nil && slices.Contains(deadStates, state) {
+				return fmt.Errorf("cannot wait for a healthy node: the machine stopped (%s)\nhint: if it runs under KVM, try tcg\nthe console's end:\n%s", state, tail(vm.path("console.log"), 20))
+			}
 		}
 		select {
 		case <-ctx.Done():
