@@ -1,0 +1,130 @@
+package apply
+
+import (
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// The functions below give an empty string for a workload that is rolled out,
+// or what is missing.
+
+func deploymentReason(d *appsv1.Deployment) string {
+	want := replicas(d.Spec.Replicas)
+	s := d.Status
+	switch {
+	case s.ObservedGeneration < d.Generation:
+		return "not looked at yet by its controller"
+	case s.UpdatedReplicas < want:
+		return fmt.Sprintf("%d of %d pods updated", s.UpdatedReplicas, want)
+	case s.Replicas > s.UpdatedReplicas:
+		return fmt.Sprintf("%d old pods left", s.Replicas-s.UpdatedReplicas)
+	case s.AvailableReplicas < want:
+		return fmt.Sprintf("%d of %d pods available", s.AvailableReplicas, want)
+	}
+	return ""
+}
+
+func statefulSetReason(d *appsv1.StatefulSet) string {
+	want := replicas(d.Spec.Replicas)
+	s := d.Status
+	switch {
+	case s.ObservedGeneration < d.Generation:
+		return "not looked at yet by its controller"
+	case s.UpdateRevision != "" && s.CurrentRevision != s.UpdateRevision && s.UpdatedReplicas < want:
+		return fmt.Sprintf("%d of %d pods updated", s.UpdatedReplicas, want)
+	case s.ReadyReplicas < want:
+		return fmt.Sprintf("%d of %d pods ready", s.ReadyReplicas, want)
+	}
+	return ""
+}
+
+func daemonSetReason(d *appsv1.DaemonSet) string {
+	s := d.Status
+	switch {
+	case s.ObservedGeneration < d.Generation:
+		return "not looked at yet by its controller"
+	case s.UpdatedNumberScheduled < s.DesiredNumberScheduled:
+		return fmt.Sprintf("%d of %d pods updated", s.UpdatedNumberScheduled, s.DesiredNumberScheduled)
+	case s.NumberAvailable < s.DesiredNumberScheduled:
+		return fmt.Sprintf("%d of %d pods available", s.NumberAvailable, s.DesiredNumberScheduled)
+	}
+	return ""
+}
+
+func jobReason(j *batchv1.Job) string {
+	for _, c := range j.Status.Conditions {
+		if c.Status != corev1.ConditionTrue {
+			continue
+		}
+		switch c.Type {
+		case batchv1.JobComplete:
+			return ""
+		case batchv1.JobFailed:
+			return "failed: " + c.Message
+		}
+	}
+	return "not complete"
+}
+
+func replicas(n *int32) int32 {
+	if n == nil {
+		return 1
+	}
+	return *n
+}
+
+// podReason says why p is not ready, or nothing.
+func podReason(p *corev1.Pod) string {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			return ""
+		}
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+			return fmt.Sprintf("pod %s: not scheduled: %s", p.Name, c.Message)
+		}
+	}
+	all := append(append([]corev1.ContainerStatus{}, p.Status.InitContainerStatuses...), p.Status.ContainerStatuses...)
+	for _, s := range all {
+		if w := s.State.Waiting; w != nil && w.Reason != "PodInitializing" {
+			return fmt.Sprintf("pod %s: %s: %s", p.Name, s.Name, withMessage(w.Reason, w.Message))
+		}
+		if t := s.State.Terminated; t != nil && t.ExitCode != 0 {
+			return fmt.Sprintf("pod %s: %s: exit code %d: %s", p.Name, s.Name, t.ExitCode, withMessage(t.Reason, t.Message))
+		}
+	}
+	for _, s := range all {
+		if s.State.Running != nil && !s.Ready {
+			return fmt.Sprintf("pod %s: %s: running, not ready yet", p.Name, s.Name)
+		}
+	}
+	return fmt.Sprintf("pod %s: %s", p.Name, p.Status.Phase)
+}
+
+func withMessage(reason, message string) string {
+	// An image pull's message can be pages long.
+	const most = 300
+	if len(message) > most {
+		message = message[:most] + "…"
+	}
+	if message == "" {
+		return reason
+	}
+	return reason + ": " + message
+}
+
+// NodeReason says why a node is not ready, or nothing.
+func NodeReason(n *corev1.Node) string {
+	for _, c := range n.Status.Conditions {
+		if c.Type != corev1.NodeReady {
+			continue
+		}
+		if c.Status == corev1.ConditionTrue {
+			return ""
+		}
+		return withMessage(c.Reason, c.Message)
+	}
+	return "the kubelet has not reported yet"
+}
