@@ -1,0 +1,304 @@
+package bundles
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/signing"
+)
+
+// AnyZone as Trust.Zone takes a release for whichever zone it says it is for,
+// if the policy has a rule for that zone and the rule is met.
+const AnyZone = "*"
+
+// Trust is what a release must meet. The zero Trust accepts nothing.
+type Trust struct {
+	Policy     signing.Policy
+	Zone       string // AnyZone is a choice to be made knowingly
+	Name       string // of the site; empty for any
+	MinRelease uint64 // a lower release number is refused
+}
+
+// admit checks a release index and its signatures. The index is parsed only
+// once its signatures are good, except to learn its zone.
+func (t Trust) admit(index []byte, d store.Digest, sigs []signing.Signature) (signing.Accepted, error) {
+	zone := t.Zone
+	if zone == AnyZone {
+		f, _, err := parseIndex(index)
+		if err != nil {
+			return signing.Accepted{}, refuse(err)
+		}
+		zone = f.Zone
+	}
+	acc, err := signing.Verify(t.Policy, zone, string(d), sigs)
+	if err != nil {
+		return signing.Accepted{}, refuse(err)
+	}
+	f, _, err := parseIndex(index)
+	if err != nil {
+		return signing.Accepted{}, refuse(err)
+	}
+	var errs []error
+	if f.Zone != zone {
+		errs = append(errs, fmt.Errorf("it is for zone %s, not %s", f.Zone, zone))
+	}
+	if t.Name != "" && f.Name != t.Name {
+		errs = append(errs, fmt.Errorf("it is of site %s, not %s", f.Name, t.Name))
+	}
+	if f.Release < t.MinRelease {
+		errs = append(errs, fmt.Errorf("its release number is %d, the lowest allowed is %d", f.Release, t.MinRelease))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return signing.Accepted{}, refuse(err)
+	}
+	return acc, nil
+}
+
+// Open verifies a bundle as it streams: signatures and manifests are checked
+// before any large blob is read, every byte up to the end of r is accounted
+// for, and memory stays below 64 MiB. An error wraps ErrRefused unless r
+// itself failed or ctx ended. The blobs of what Open returns cannot be read
+// again; OpenAt's can.
+func Open(ctx context.Context, r io.Reader, trust Trust, progress Progress) (*Verified, error) {
+	return open(ctx, r, 0, trust, progress)
+}
+
+// OpenAt is Open for a bundle of size bytes that can be read at any place. The
+// Verified keeps r to read blobs again, and checks them again as it does.
+func OpenAt(ctx context.Context, r io.ReaderAt, size int64, trust Trust, progress Progress) (*Verified, error) {
+	v, err := open(ctx, io.NewSectionReader(r, 0, size), size, trust, progress)
+	if err != nil {
+		return nil, err
+	}
+	src := bundleSource{r, map[store.Digest]Blob{}}
+	for _, b := range v.blobs {
+		src.blobs[b.Digest] = b
+	}
+	v.source = src
+	return v, nil
+}
+
+func open(ctx context.Context, r io.Reader, size int64, trust Trust, progress Progress) (*Verified, error) {
+	ra := newReadAhead(ctx, r, size)
+	defer ra.close()
+	s := &stream{in: ra, total: size, progress: progress}
+	v, err := s.release(trust)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open bundle: %w", err)
+	}
+	return v, nil
+}
+
+// stream reads a bundle that can only be one way: each header is derived, and
+// the bytes compared with it.
+type stream struct {
+	in       *readAhead
+	off      int64
+	total    int64
+	progress Progress
+	blobs    []Blob
+}
+
+func (s *stream) release(trust Trust) (*Verified, error) {
+	if err := s.file(layoutName, int64(len(layoutJSON)), func(b []byte, at int64) error { return same(b, layoutJSON[at:]) }); err != nil {
+		return nil, err
+	}
+	sg, err := s.index()
+	if err != nil {
+		return nil, err
+	}
+	var acc signing.Accepted
+	check := func(index []byte, sigs []signing.Signature) (err error) {
+		acc, err = trust.admit(index, sg.index.Digest, sigs)
+		return err
+	}
+	c, err := walk(sg, check, s.blob)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.zeros(2*block, "the end of the archive"); err != nil {
+		return nil, err
+	}
+	switch _, err := s.in.next(1); {
+	case err == nil:
+		return nil, s.fault("the end", s.off, errors.New("something follows the archive"))
+	case !errors.Is(err, io.EOF):
+		return nil, err
+	}
+	return &Verified{contents: c, signed: sg, accepted: acc, blobs: s.blobs}, nil
+}
+
+// index reads index.json. Its size is in no other place than its header; all
+// else in it follows from what it names.
+func (s *stream) index() (signed, error) {
+	at := s.off
+	head, err := s.take(block, indexName)
+	if err != nil {
+		return signed{}, err
+	}
+	size, err := strconv.ParseInt(strings.TrimRight(string(head[124:136]), " \x00"), 8, 64)
+	if err != nil || size < 0 || size > maxIndex {
+		return signed{}, s.fault(indexName, at, fmt.Errorf("no size in the header: found %s", describe(head)))
+	}
+	want, err := tarHeader(indexName, size)
+	if err != nil {
+		return signed{}, err
+	}
+	if !bytes.Equal(head, want) {
+		return signed{}, s.fault(indexName, at, fmt.Errorf("another header than the one expected: found %s", describe(head)))
+	}
+	at = s.off
+	b, err := s.take(size, indexName)
+	if err != nil {
+		return signed{}, err
+	}
+	rels, sigs, err := parseIndexJSON(b)
+	if err != nil {
+		return signed{}, s.fault(indexName, at, err)
+	}
+	if len(rels) != 1 || len(sigs) != 1 {
+		return signed{}, s.fault(indexName, at, fmt.Errorf("it names %d releases and %d signature manifests, want one of each", len(rels), len(sigs)))
+	}
+	sg := signed{rels[0], sigs[0]}
+	canon, err := indexJSON(sg)
+	if err != nil {
+		return signed{}, err
+	}
+	if !bytes.Equal(b, canon) {
+		return signed{}, s.fault(indexName, at, errors.New("not in the canonical form"))
+	}
+	return sg, s.zeros(padding(size), "the padding of "+indexName)
+}
+
+// blob reads the next file, which must be c.
+func (s *stream) blob(c store.Content, small bool) ([]byte, error) {
+	var keep []byte
+	if small {
+		keep = make([]byte, 0, c.Size)
+	}
+	name, h := blobName(c.Digest), sha256.New()
+	var start int64
+	err := s.file(name, c.Size, func(b []byte, at int64) error {
+		if at == 0 {
+			start = s.off
+		}
+		h.Write(b)
+		if small {
+			keep = append(keep, b...)
+		}
+		if at+int64(len(b)) < c.Size {
+			return nil
+		}
+		if got := store.SHA256(h.Sum(nil)); got != c.Digest {
+			return fmt.Errorf("%w: its bytes are %s", store.ErrMismatch, got)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.blobs = append(s.blobs, Blob{c, start})
+	return keep, nil
+}
+
+// file reads the next file, which must have that name and size, and gives its
+// bytes to each with their place in the file; s.off is where they begin. An
+// empty file is given once.
+func (s *stream) file(name string, size int64, each func(b []byte, at int64) error) error {
+	want, err := tarHeader(name, size)
+	if err != nil {
+		return err
+	}
+	start := s.off
+	head, err := s.take(int64(len(want)), name)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(head, want) {
+		return s.fault(name, start, fmt.Errorf("another header than the one expected: found %s", describe(head)))
+	}
+	start = s.off
+	for at := int64(0); at < size || size == 0; {
+		var b []byte
+		if size > 0 {
+			if b, err = s.in.next(size - at); err != nil {
+				return s.readFault(name, err)
+			}
+		}
+		if err := each(b, at); err != nil {
+			return s.fault(name, start, err)
+		}
+		at += int64(len(b))
+		s.advance(len(b))
+		if size == 0 {
+			break
+		}
+	}
+	return s.zeros(padding(size), "the padding of "+name)
+}
+
+// take reads the next n bytes, which must be few.
+func (s *stream) take(n int64, name string) ([]byte, error) {
+	out := make([]byte, 0, n)
+	for int64(len(out)) < n {
+		b, err := s.in.next(n - int64(len(out)))
+		if err != nil {
+			return nil, s.readFault(name, err)
+		}
+		out = append(out, b...)
+		s.advance(len(b))
+	}
+	return out, nil
+}
+
+func (s *stream) zeros(n int, what string) error {
+	start := s.off
+	b, err := s.take(int64(n), what)
+	if err != nil {
+		return err
+	}
+	if i := bytes.IndexFunc(b, func(r rune) bool { return r != 0 }); i >= 0 {
+		return s.fault(what, start+int64(i), errors.New("a byte that is not zero"))
+	}
+	return nil
+}
+
+func (s *stream) advance(n int) {
+	s.off += int64(n)
+	if s.progress != nil {
+		s.progress(s.off, s.total)
+	}
+}
+
+func (s *stream) fault(name string, at int64, err error) error {
+	return refuse(fmt.Errorf("%s at offset %d: %w", name, at, err))
+}
+
+// readFault tells an end that came too early from a reader that failed.
+func (s *stream) readFault(name string, err error) error {
+	if errors.Is(err, io.EOF) {
+		return s.fault(name, s.off, errors.New("the bundle is cut off here"))
+	}
+	return fmt.Errorf("%s at offset %d: %w", name, s.off, err)
+}
+
+func same(b []byte, want string) error {
+	if !strings.HasPrefix(want, string(b)) {
+		return errors.New("other bytes than expected")
+	}
+	return nil
+}
+
+// describe says what a tar header is about; it is for messages only.
+func describe(h []byte) string {
+	name, _, _ := strings.Cut(string(h[:100]), "\x00")
+	size, _, _ := strings.Cut(string(h[124:136]), "\x00")
+	return fmt.Sprintf("%q, type %q, size (octal) %q", name, h[156:157], size)
+}
