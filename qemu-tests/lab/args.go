@@ -39,7 +39,7 @@ func arguments(s state, firmware string, bios bool) []string {
 	for _, h := range slices.Sorted(maps.Keys(s.Forward)) {
 		netdev += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", h, s.Forward[h])
 	}
-	add("-netdev", netdev, "-device", "virtio-net-pci,netdev=net,mac="+s.MAC,
+	add("-netdev", netdev, "-device", "virtio-net-pci,netdev=net,romfile=,mac="+s.MAC,
 		"-object", "filter-dump,id=dump,netdev=net,file=net.pcap")
 	add("-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset",
 		"-chardev", "socket,id=console,path=console.sock,server=on,wait=off,logfile=console.log,logappend=on",

@@ -20,7 +20,7 @@ type Host struct {
 	CacheDir string // for the answer of Probe; default: the user's
 }
 
-const setupHint = `hint: run hack/host-setup.sh, or install %s`
+const setupHint = `hint: run qemu-tests/host-setup.sh, or install %s`
 
 // program returns the full path of a program, given or from PATH.
 func program(given, name, pkg string) (string, error) {
@@ -84,7 +84,7 @@ func checkQEMU(ctx context.Context, qemu string, a Accel) error {
 		return err
 	}
 	if a.Name == "tcg" && major < 10 {
-		return fmt.Errorf("cannot use QEMU %d without KVM (%s): %w\nhint: install QEMU 10 or later; hack/host-setup.sh does on Debian 12 and 13",
+		return fmt.Errorf("cannot use QEMU %d without KVM (%s): %w\nhint: install QEMU 10 or later; qemu-tests/host-setup.sh does on Debian 12 and 13",
 			major, a.Reason, errors.New("its emulation corrupts the guest's kernel"))
 	}
 	return nil

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -260,6 +261,9 @@ func (vm *VM) WaitHealthy(ctx context.Context, progress func(Status)) error {
 			if s.Healthy() {
 				return nil
 			}
+			if s.Phase == PhaseRefused {
+				return fmt.Errorf("cannot wait for a healthy node: it refused to start: %s", vm.whatIsWrong(s, nil))
+			}
 		case errors.Is(err, ErrNotRunning):
 			return fmt.Errorf("cannot wait for a healthy node: %w\nthe console's end:\n%s", err, tail(vm.path("console.log"), 20))
 		default:
@@ -278,6 +282,9 @@ func (vm *VM) WaitHealthy(ctx context.Context, progress func(Status)) error {
 
 func (vm *VM) whatIsWrong(s Status, err error) string {
 	text := fmt.Sprintf("phase %q, node ready: %v", s.Phase, s.Node.Ready)
+	if r := cmp.Or(s.Node.Reason, s.Engine.Reason); r != "" {
+		text += " (" + r + ")"
+	}
 	for _, c := range s.Components {
 		if !c.Healthy {
 			text += fmt.Sprintf("\n%s: %s", c.Name, c.Reason)

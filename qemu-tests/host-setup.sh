@@ -1,0 +1,166 @@
+#!/usr/bin/env bash
+# Installs what building, the lab and (with --test) the tests need on Debian 12
+# or 13. Safe to run again: it does nothing where all is there.
+#
+# Packages come from the mirror that this machine's apt already uses; where
+# Debian 12 needs a newer one, its backports suite on the same mirror is added.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf 'host-setup: %s\n' "$*"; }
+fail() {
+  printf 'host-setup: %s\nhint: %s\n' "$1" "$2" >&2
+  exit 1
+}
+
+test_tools=no
+case "${1-}" in
+  "") ;;
+  --test) test_tools=yes ;;
+  *) fail "unknown argument $1" "usage: $0 [--test]" ;;
+esac
+
+# shellcheck source=/dev/null
+. /etc/os-release
+suite=${VERSION_CODENAME-}
+case "${ID-} $suite" in
+  "debian bookworm" | "debian trixie") ;;
+  *) fail "this is ${PRETTY_NAME-no Debian}, not Debian 12 or 13" "install QEMU 10 or later, OVMF, make, git and Go 1.26 by other means" ;;
+esac
+
+root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    fail "must be root to run: $*" "run this as root, or install sudo"
+  fi
+}
+
+packages=(qemu-system-x86 qemu-utils ovmf make git ca-certificates)
+[ $test_tools = no ] || packages+=(mtools erofs-utils cryptsetup-bin sbsigntool mmdebstrap
+  kmod cpio fdisk binutils openssl skopeo shellcheck gcc libc6-dev)
+
+# Where Debian's mirror is that this machine uses. The origin is known only once
+# apt has fetched its lists.
+mirror() {
+  local site
+  for _ in 1 2; do
+    site=$(apt-get indextargets --format "\$(SITE)" "Created-By: Packages" "Origin: Debian" "Release: $suite" "Component: main" | sed -n 1p)
+    [ -z "$site" ] || break
+    root apt-get update -q >&2
+  done
+  [ -n "$site" ] || fail "no apt source for Debian's $suite main" "add Debian's mirror to /etc/apt/sources.list.d"
+  echo "$site"
+}
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+version() { dpkg-query -W -f "\${db:Status-Status} \${Version}\n" "$1" 2>/dev/null | sed -n 's/^installed //p'; }
+
+# missing prints which packages are not there, or are there and too old.
+missing() {
+  local p v
+  for p in "$@"; do
+    v=$(version "$p")
+    case $p in
+      qemu-*) [ -n "$v" ] && dpkg --compare-versions "$v" ge 1:10 || echo "$p" ;;
+      golang-go) [ -n "$v" ] && dpkg --compare-versions "$v" ge 2:1.21 || echo "$p" ;;
+      *) [ -n "$v" ] || echo "$p" ;;
+    esac
+  done
+}
+
+add_backports() {
+  [ "$suite" = bookworm ] || return 0
+  local site
+  if [ -n "$(apt-get indextargets --format x "Created-By: Packages" "Release: $suite-backports")" ]; then
+    return 0
+  fi
+  site=$(mirror)
+  say "adding the suite $suite-backports of $site"
+  printf 'Types: deb\nURIs: %s\nSuites: %s-backports\nComponents: main\nSigned-By: %s\n' \
+    "$site" "$suite" "$keyring" |
+    root tee /etc/apt/sources.list.d/holdfast-backports.sources >/dev/null
+}
+
+# install the packages given; those in newer come from backports on Debian 12.
+install() {
+  local plain=() newer=() p
+  for p in "$@"; do
+    case "$suite $p" in
+      "bookworm qemu-"* | "bookworm golang-go") newer+=("$p") ;;
+      *) plain+=("$p") ;;
+    esac
+  done
+  [ ${#newer[@]} = 0 ] || add_backports
+  root apt-get update -q
+  say "installing $*"
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends)
+  [ ${#plain[@]} = 0 ] || root "${apt[@]}" "${plain[@]}"
+  [ ${#newer[@]} = 0 ] || root "${apt[@]}" -t "$suite-backports" "${newer[@]}"
+}
+
+# go_as_user finds the go of whoever called sudo, whose PATH sudo has cut.
+go_as_user() {
+  local path=$PATH:/usr/local/go/bin
+  if [ "$(id -u)" = 0 ] && [ -n "${SUDO_USER-}" ] && [ "$SUDO_USER" != root ]; then
+    sudo -u "$SUDO_USER" -H env PATH="$path" "$@"
+  else
+    env PATH="$path" "$@"
+  fi
+}
+
+# go_minor prints the x of Go 1.x as it runs in this module.
+go_minor() { go_as_user "$@" go version 2>/dev/null | sed -n 's/^go version go1\.\([0-9]*\).*/\1/p'; }
+
+check_go() {
+  local minor
+  minor=$(go_minor env)
+  [ "${minor:-0}" -lt 26 ] || return 0
+  if [ "$(go_minor env GOTOOLCHAIN=local GOFLAGS=-mod=mod GO111MODULE=off)" -ge 21 ] 2>/dev/null; then
+    say "the go here is older than 1.26; it fetches 1.26 itself from the module proxy"
+  else
+    say "no Go is here"
+    install golang-go
+  fi
+  # Debian's go stays at its own version unless it is told otherwise.
+  minor=$(go_minor env GOTOOLCHAIN=auto)
+  [ "${minor:-0}" -ge 26 ] || fail "go cannot fetch Go 1.26 from the module proxy ($(go_as_user go env GOPROXY))" \
+    "install Go 1.26 in /usr/local/go, or set GOPROXY to a mirror that has golang.org/toolchain"
+  say "Go 1.26 is used with: export GOTOOLCHAIN=auto"
+}
+
+# cosign is in Debian 13 only. It is one static program: on either release it
+# is taken from there, checked by apt's signatures, and put beside the caches.
+fetch_cosign() {
+  local tools=.cache/tools work=$PWD/.cache/apt site
+  [ ! -x $tools/usr/bin/cosign ] || return 0
+  site=$(mirror)
+  say "fetching cosign of Debian 13 into $tools"
+  rm -rf "$work"
+  mkdir -p "$work/lists/partial" "$work/archives/partial"
+  printf 'deb [signed-by=%s] %s trixie main\n' "$keyring" "$site" >"$work/sources.list"
+  # The sandbox user cannot write here; what is fetched is verified all the same.
+  local opt=(-q -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null
+    -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work" -o Acquire::Languages=none
+    -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
+    -o "APT::Sandbox::User=$(id -un)" -o Debug::NoLocking=1)
+  apt-get "${opt[@]}" update
+  (cd "$work/archives" && apt-get "${opt[@]}" download cosign)
+  dpkg-deb -x "$work"/archives/cosign_*.deb "$work/cosign"
+  mkdir -p $tools/usr/bin
+  mv "$work/cosign/usr/bin/cosign" $tools/usr/bin/cosign
+  rm -rf "$work"
+  if [ "$(id -u)" = 0 ] && [ -n "${SUDO_UID-}" ]; then
+    chown -R "$SUDO_UID:${SUDO_GID-$SUDO_UID}" .cache
+  fi
+}
+
+mapfile -t todo < <(missing "${packages[@]}")
+[ ${#todo[@]} = 0 ] || install "${todo[@]}"
+mapfile -t todo < <(missing "${packages[@]}")
+[ ${#todo[@]} = 0 ] || fail "still missing or too old: ${todo[*]}" "see what apt said above"
+check_go
+[ $test_tools = no ] || fetch_cosign
+say "all is there"
