@@ -176,19 +176,24 @@ func (p *picker) modules(o Options) {
 	if len(o.Modules)+len(o.OptionalModules) == 0 {
 		return
 	}
-	paths, err := kmod.Closure(p.root, o.KernelVersion, o.Modules)
-	p.fail(err)
-	for _, name := range o.OptionalModules {
-		if more, err := kmod.Closure(p.root, o.KernelVersion, []string{name}); err == nil {
-			paths = append(paths, more...)
+	deps, err := kmod.ReadDeps(p.root, o.KernelVersion)
+	if err != nil {
+		p.fail(err)
+		return
+	}
+	names := slices.Clone(o.Modules)
+	for _, n := range o.OptionalModules {
+		if deps.Has(n) {
+			names = append(names, n)
 		}
 	}
+	paths, err := deps.Closure(names)
+	p.fail(err)
 	if len(p.errs) > 0 {
 		return
 	}
-	slices.Sort(paths)
 	dir := kmod.Dir(o.KernelVersion) + "/"
-	for _, name := range slices.Compact(paths) {
+	for _, name := range paths {
 		f, ok := p.root.Get(name)
 		if !ok {
 			p.fail(fmt.Errorf("cannot find module /%s, which modules.dep names", name))

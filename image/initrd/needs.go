@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"path"
@@ -27,12 +28,15 @@ type dlopened struct {
 	Soname   []string `json:"soname"`   // any one of these will do
 }
 
-// needs adds what the ELF file f needs to run; other files need nothing.
+// needs adds what f needs to run, if it is an ELF file or a script.
 func (p *picker) needs(f rootfs.File) {
-	b, err := readELF(f)
+	b, script, err := readProgram(f)
 	if err != nil {
 		p.fail(fmt.Errorf("cannot read /%s: %w", f.Path, err))
 		return
+	}
+	if script != "" {
+		p.add(strings.Trim(script, "/"), ", the interpreter of /"+f.Path)
 	}
 	if b == nil {
 		return
@@ -87,22 +91,36 @@ func (p *picker) needs(f rootfs.File) {
 	}
 }
 
-// readELF returns the file's content if it is an ELF file, else nil.
-func readELF(f rootfs.File) ([]byte, error) {
+// readProgram returns the content of f if it is an ELF file, and the name of
+// its interpreter if it is a script that may be run.
+func readProgram(f rootfs.File) (elfFile []byte, script string, err error) {
 	r, err := f.Open()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	defer r.Close()
-	magic := make([]byte, 4)
-	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != elf.ELFMAG {
-		return nil, nil
+	// The kernel reads no more of a script's first line.
+	head := make([]byte, 256)
+	n, err := io.ReadFull(r, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+		return nil, "", err
+	}
+	head = head[:n]
+	if line, ok := bytes.CutPrefix(head, []byte("#!")); ok && f.Mode&0o111 != 0 {
+		line, _, _ = bytes.Cut(line, []byte("\n"))
+		if words := strings.Fields(string(line)); len(words) > 0 {
+			script = words[0]
+		}
+		return nil, script, nil
+	}
+	if !bytes.HasPrefix(head, []byte(elf.ELFMAG)) {
+		return nil, "", nil
 	}
 	if f.Size() > maxProgram {
-		return nil, fmt.Errorf("%d bytes, more than the %d allowed", f.Size(), maxProgram)
+		return nil, "", fmt.Errorf("%d bytes, more than the %d allowed", f.Size(), maxProgram)
 	}
 	rest, err := io.ReadAll(io.LimitReader(r, maxProgram))
-	return append(magic, rest...), err
+	return append(head, rest...), "", err
 }
 
 // searchPath is where the loader looks for the libraries of the file at name.

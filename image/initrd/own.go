@@ -21,6 +21,7 @@ FailureAction=reboot-force
 
 [Service]
 Type=oneshot
+Environment=SYSTEMD_COLORS=0
 StandardInput=data
 StandardInputText=\n\n\
   ==== holdfast: the operating system could not be entered ====\n\
@@ -31,7 +32,8 @@ TTYPath=/dev/console
 ExecStart=-/usr/bin/cat
 ExecStart=-/usr/bin/systemctl list-units --failed --plain --no-legend --no-pager --full
 ExecStart=-/usr/bin/systemctl list-jobs --plain --no-legend --no-pager --full
-ExecStart=-/usr/bin/journalctl --boot --priority=warning --lines=40 --output=cat --no-pager
+ExecStart=-/usr/bin/journalctl --boot --facility=daemon --priority=warning --lines=30 --output=cat --no-pager
+ExecStart=-/usr/bin/journalctl --boot --dmesg --priority=err --lines=20 --output=cat --no-pager
 ExecStart=-/usr/bin/sleep 15
 TimeoutStartSec=60
 `
@@ -129,9 +131,13 @@ func ownFiles(root *rootfs.Tree, kernelVersion string, mtime int64) (*rootfs.Tre
 
 // present drops from a list of modules those that the kernel does not have.
 func present(root *rootfs.Tree, kernelVersion, list string) string {
+	deps, err := kmod.ReadDeps(root, kernelVersion)
+	if err != nil {
+		return "" // Make says so, with all else that is missing
+	}
 	var out strings.Builder
 	for name := range strings.Lines(list) {
-		if _, err := kmod.Closure(root, kernelVersion, []string{strings.TrimSpace(name)}); err == nil {
+		if deps.Has(strings.TrimSpace(name)) {
 			out.WriteString(name)
 		}
 	}

@@ -12,11 +12,16 @@ import (
 // enters it. Whatever keeps it from doing so is printed, and the machine starts
 // again. root must have gone through kmod.Depmod; systemd is 257, from Debian.
 func Systemd(root *rootfs.Tree, kernelVersion string, mtime int64) (*rootfs.Tree, error) {
-	extra, err := ownFiles(root, kernelVersion, mtime)
+	o, err := systemdOptions(root, kernelVersion, mtime)
 	if err != nil {
 		return nil, err
 	}
-	return Make(root, Options{
+	return Make(root, o)
+}
+
+func systemdOptions(root *rootfs.Tree, kernelVersion string, mtime int64) (Options, error) {
+	extra, err := ownFiles(root, kernelVersion, mtime)
+	return Options{
 		KernelVersion:   kernelVersion,
 		Files:           slices.Concat(programs[:], data[:], unitFiles(root)),
 		Modules:         modules[:],
@@ -24,10 +29,10 @@ func Systemd(root *rootfs.Tree, kernelVersion string, mtime int64) (*rootfs.Tree
 		Features:        []string{"kmod"},
 		Extra:           extra,
 		MTime:           mtime,
-	})
+	}, err
 }
 
-// UnitDir is where systemd's own units lie.
+// unitDir is where systemd's own units lie.
 const unitDir = "usr/lib/systemd/system"
 
 // programs are what the units, the rules and PID 1 call.
@@ -154,7 +159,7 @@ var optionalModules = [...]string{
 	"usb_storage", "uas", "xhci_pci", "xhci_hcd", "ehci_pci",
 	// What PID 1 looks at: firmware variables, the host's settings, entropy,
 	// a watchdog.
-	"efivarfs", "qemu_fw_cfg", "dmi_sysfs", "virtio_rng", "i6300esb", "iTCO_wdt", "sp5100_tco", "softdog",
+	"autofs4", "efivarfs", "qemu_fw_cfg", "dmi_sysfs", "virtio_rng", "i6300esb", "iTCO_wdt", "sp5100_tco", "softdog",
 }
 
 // unitFiles are the units, their drop-ins in root, and the links by which a

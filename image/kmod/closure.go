@@ -10,16 +10,22 @@ import (
 	"holdfast.dev/holdfast/image/rootfs"
 )
 
-// Closure returns the paths in t, sorted, of the named modules and of all that
-// must or should be loaded before them: what modules.dep says, and the "pre"
-// side of modules.softdep. A name may also be an alias without wildcards. What
-// is built into the kernel needs no file. The error names every module that is
-// not there; a soft dependency may be missing. Depmod must have run over t.
-func Closure(t *rootfs.Tree, version string, names []string) ([]string, error) {
-	l, err := loadLists(t, version)
-	if err != nil {
-		return nil, err
-	}
+// Deps are the text files of depmod, by normalised module name.
+type Deps struct {
+	version string
+	path    map[string]string   // below Dir
+	deps    map[string][]string // names
+	soft    map[string][]string // names or aliases to load before
+	aliases map[string][]string // alias to names
+	builtin map[string]bool
+}
+
+// Closure returns the paths in the tree, sorted, of the named modules and of all
+// that must or should be loaded before them: what modules.dep says, and the
+// "pre" side of modules.softdep. A name may also be an alias without wildcards.
+// What is built into the kernel needs no file. The error names every module that
+// is not there; a soft dependency may be missing.
+func (l Deps) Closure(names []string) ([]string, error) {
 	var errs []error
 	found := map[string]bool{}
 	var add func(name string) bool
@@ -45,28 +51,28 @@ func Closure(t *rootfs.Tree, version string, names []string) ([]string, error) {
 	}
 	for _, n := range names {
 		if !add(n) {
-			errs = append(errs, fmt.Errorf("cannot find module %s of kernel %s", n, version))
+			errs = append(errs, fmt.Errorf("cannot find module %s of kernel %s", n, l.version))
 		}
 	}
 	var paths []string
 	for name := range maps.Keys(found) {
-		paths = append(paths, Dir(version)+"/"+l.path[name])
+		paths = append(paths, Dir(l.version)+"/"+l.path[name])
 	}
 	slices.Sort(paths)
 	return paths, errors.Join(errs...)
 }
 
-// lists are the text files of depmod, by normalised module name.
-type lists struct {
-	path    map[string]string   // below Dir
-	deps    map[string][]string // names
-	soft    map[string][]string // names or aliases to load before
-	aliases map[string][]string // alias to names
-	builtin map[string]bool
+// Has reports whether the kernel has a module of that name or alias, be it built
+// in.
+func (l Deps) Has(name string) bool {
+	_, err := l.Closure([]string{name})
+	return err == nil
 }
 
-func loadLists(t *rootfs.Tree, version string) (lists, error) {
-	l := lists{map[string]string{}, map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string]bool{}}
+// ReadDeps reads modules.dep, softdep, alias and builtin; Depmod must have run
+// over t.
+func ReadDeps(t *rootfs.Tree, version string) (Deps, error) {
+	l := Deps{version, map[string]string{}, map[string][]string{}, map[string][]string{}, map[string][]string{}, map[string]bool{}}
 	dir := Dir(version) + "/"
 	if _, ok := t.Stat(dir + "modules.dep"); !ok {
 		return l, fmt.Errorf("cannot find the modules of kernel %s: no /%smodules.dep", version, dir)

@@ -155,7 +155,11 @@ func TestDepmod(t *testing.T) {
 			t.Errorf("%s:\n%swant:\n%s", name, got, want)
 		}
 	}
-	got, err := kmod.Closure(tr, version, []string{"leaf-dev", "ext_4"})
+	deps, err := kmod.ReadDeps(tr, version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := deps.Closure([]string{"leaf-dev", "ext_4"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +312,11 @@ func TestFaults(t *testing.T) {
 	if got := text(t, tr, "modules.dep"); strings.Contains(got, "kernel/lib/base.ko") || !strings.Contains(got, "updates/base.ko:") {
 		t.Errorf("a module below updates/ does not win:\n%s", got)
 	}
-	if _, err := kmod.Closure(tr, version, []string{"nope", "nada", "mid"}); err == nil || !strings.Contains(err.Error(), "nope") || !strings.Contains(err.Error(), "nada") {
+	deps, err := kmod.ReadDeps(tr, version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := deps.Closure([]string{"nope", "nada", "mid"}); err == nil || !strings.Contains(err.Error(), "nope") || !strings.Contains(err.Error(), "nada") {
 		t.Errorf("missing modules: %v", err)
 	}
 }
