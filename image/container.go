@@ -1,0 +1,154 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"holdfast.dev/holdfast/airgap"
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/image/oci"
+	"holdfast.dev/holdfast/image/rootfs"
+)
+
+// Container is a container image to be composed from locked parts.
+type Container struct {
+	Name     string           `json:"name"` // full reference with tag
+	Packages []airgap.Package `json:"packages"`
+	Programs []ContainerFile  `json:"programs"`
+	Files    []rootfs.File    `json:"-"` // put over the packages
+	Config   oci.Config       `json:"config"`
+}
+
+// ContainerFile is a compiled program in a container image.
+type ContainerFile struct {
+	Path   string       `json:"path"` // in the image
+	Host   string       `json:"-"`
+	Digest store.Digest `json:"digest"`
+}
+
+// containerDropped is left out of container images.
+var containerDropped = []string{
+	"usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/lintian",
+	"usr/share/bash-completion", "usr/share/bug", "usr/share/doc-base", "boot", "etc/init.d",
+	"usr/lib/systemd", "etc/cron.d", "etc/cron.daily",
+}
+
+func containerDrop(name string) bool {
+	if strings.HasPrefix(name, "usr/share/doc/") && strings.HasSuffix(name, "/copyright") {
+		return false
+	}
+	for _, d := range containerDropped {
+		if strings.HasPrefix(name, d+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// ComposeContainer makes the image and returns its manifest. Packages and
+// programs are separate layers: a program that changes carries nothing else
+// along. A result that the store has is used again.
+func ComposeContainer(ctx context.Context, s *store.Store, c Container, epoch int64, identity store.Digest, progress func(done, total int)) (store.Content, error) {
+	for i, p := range c.Programs {
+		d, err := fileDigest(p.Host)
+		if err != nil {
+			return store.Content{}, fmt.Errorf("cannot compose image %s: %w", c.Name, err)
+		}
+		c.Programs[i].Digest = d
+	}
+	var files []string
+	for _, f := range c.Files {
+		b, err := readData(f)
+		if err != nil {
+			return store.Content{}, fmt.Errorf("cannot compose image %s: %w", c.Name, err)
+		}
+		files = append(files, fmt.Sprint(f.Path, f.Mode, f.UID, f.GID, f.Target, store.FromBytes(b)))
+	}
+	key, err := store.Key("container", c, files, epoch, identity)
+	if err != nil {
+		return store.Content{}, err
+	}
+	var known struct {
+		Manifest store.Content
+		Layers   []store.Content
+	}
+	if s.Recall(key, &known) {
+		errs := []error{s.Check(known.Manifest)}
+		for _, l := range known.Layers {
+			errs = append(errs, s.Check(l))
+		}
+		if errors.Join(errs...) == nil {
+			return known.Manifest, nil
+		}
+	}
+	layers, err := containerLayers(ctx, s, c, epoch, progress)
+	if err != nil {
+		return store.Content{}, fmt.Errorf("cannot compose image %s: %w", c.Name, err)
+	}
+	for _, l := range layers {
+		known.Layers = append(known.Layers, l.Content)
+	}
+	if known.Manifest, err = oci.Compose(s, layers, c.Config, epoch, oci.LinuxAMD64); err != nil {
+		return store.Content{}, fmt.Errorf("cannot compose image %s: %w", c.Name, err)
+	}
+	return known.Manifest, s.Remember(key, known)
+}
+
+func containerLayers(ctx context.Context, s *store.Store, c Container, epoch int64, progress func(done, total int)) ([]oci.LayerDesc, error) {
+	var layers []oci.LayerDesc
+	if len(c.Packages) > 0 {
+		t, err := Unpack(ctx, s, c.Packages, epoch, containerDrop, progress)
+		if err != nil {
+			return nil, err
+		}
+		if err := errors.Join(accounts(t, epoch), alternatives(t, epoch), t.Mkdir("tmp", 0o1777, epoch)); err != nil {
+			return nil, err
+		}
+		l, err := oci.Layer(s, t, epoch)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, l)
+	}
+	top := rootfs.New(epoch)
+	for _, f := range c.Files {
+		f.MTime = epoch
+		if err := top.Put(f); err != nil {
+			return nil, err
+		}
+	}
+	for _, p := range c.Programs {
+		fi, err := os.Stat(p.Host)
+		if err != nil {
+			return nil, err
+		}
+		if err := top.Put(rootfs.File{
+			Path: p.Path, Mode: rootfs.TypeRegular | 0o755, MTime: epoch,
+			Data: rootfs.Section{Name: p.Host, Length: fi.Size()},
+		}); err != nil {
+			return nil, err
+		}
+	}
+	if top.Len() > 1 {
+		l, err := oci.Layer(s, top, epoch)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, l)
+	}
+	return layers, nil
+}
+
+func readData(f rootfs.File) ([]byte, error) {
+	if !f.IsRegular() {
+		return nil, nil
+	}
+	t := rootfs.New(0)
+	if err := t.Put(f); err != nil {
+		return nil, err
+	}
+	return readFile(t, f.Path, 16<<20)
+}
