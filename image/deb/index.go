@@ -141,17 +141,47 @@ func (ix *Index) add(p Package) error {
 func packageOf(para Paragraph) (Package, error) {
 	var p Package
 	var size, sum, installed, essential string
-	fields := map[string]*string{
-		"Package": &p.Name, "Version": &p.Version, "Architecture": &p.Arch, "Filename": &p.Filename,
-		"Source": &p.Source, "Priority": &p.Priority, "Multi-Arch": &p.MultiArch, "Essential": &essential,
-		"Size": &size, "SHA256": &sum, "Installed-Size": &installed,
-		"Pre-Depends": &p.PreDepends, "Depends": &p.Depends, "Recommends": &p.Recommends,
-		"Provides": &p.Provides, "Conflicts": &p.Conflicts, "Breaks": &p.Breaks,
-	}
 	for _, f := range para {
-		if at, ok := fields[f.Name]; ok {
-			*at = strings.Clone(f.Value)
+		var at *string
+		switch f.Name {
+		case "Package":
+			at = &p.Name
+		case "Version":
+			at = &p.Version
+		case "Architecture":
+			at = &p.Arch
+		case "Filename":
+			at = &p.Filename
+		case "Source":
+			at = &p.Source
+		case "Priority":
+			at = &p.Priority
+		case "Multi-Arch":
+			at = &p.MultiArch
+		case "Essential":
+			at = &essential
+		case "Size":
+			at = &size
+		case "SHA256":
+			at = &sum
+		case "Installed-Size":
+			at = &installed
+		case "Pre-Depends":
+			at = &p.PreDepends
+		case "Depends":
+			at = &p.Depends
+		case "Recommends":
+			at = &p.Recommends
+		case "Provides":
+			at = &p.Provides
+		case "Conflicts":
+			at = &p.Conflicts
+		case "Breaks":
+			at = &p.Breaks
+		default:
+			continue
 		}
+		*at = strings.Clone(f.Value)
 	}
 	if !ValidName(p.Name) {
 		return Package{}, fmt.Errorf("%.40q is no package name", p.Name)
