@@ -1,0 +1,111 @@
+// Package catalog holds the components of the platform: their images, how each
+// is made from source, the programs they put on the host and their manifests.
+//
+// A component is a directory below components: component.yaml, manifests/*.yaml
+// and recipes/NAME. A recipe's go.mod and go.sum are stored as recipe.mod and
+// recipe.sum and its Go files with ".txt" after their names, so that they are
+// neither modules nor packages of holdfast itself.
+package catalog
+
+// Component is one system of the platform, as component.yaml declares it.
+type Component struct {
+	Name         string        `json:"name"`
+	Description  string        `json:"description"`
+	Namespace    string        `json:"namespace,omitempty"` // of its workloads
+	Needs        []string      `json:"needs,omitempty"`     // components that must be ready before it is applied
+	Images       []Image       `json:"images,omitempty"`
+	Secrets      []Secret      `json:"secrets,omitempty"`
+	Ready        []Ready       `json:"ready,omitempty"`
+	HostPrograms []HostProgram `json:"hostPrograms,omitempty"`
+	// PodTemplates are values of ConfigMaps that hold a pod, whose images
+	// are pinned as those of any pod.
+	PodTemplates []PodTemplate `json:"podTemplates,omitempty"`
+
+	Manifests []File `json:"-"` // manifests/*.yaml as written, by name
+}
+
+// Image is a container image and how it is made.
+type Image struct {
+	Name   string `json:"name"` // registry/repository:tag, as manifests and programs call it
+	Source Source `json:"source"`
+}
+
+// Source composes an image: Debian packages first, then programs, directories,
+// files and links, each put in place of what is there.
+type Source struct {
+	Debs       []string    `json:"debs,omitempty"`    // packages of the site's Debian suite
+	Exclude    []Exclude   `json:"exclude,omitempty"` // dependencies that are left out
+	Go         []GoProgram `json:"go,omitempty"`
+	Dirs       []Dir       `json:"dirs,omitempty"`
+	Files      []TextFile  `json:"files,omitempty"`
+	Links      []Link      `json:"links,omitempty"`
+	Entrypoint []string    `json:"entrypoint,omitempty"`
+	Cmd        []string    `json:"cmd,omitempty"`
+	Env        []string    `json:"env,omitempty"`  // NAME=value
+	User       string      `json:"user,omitempty"` // "uid:gid"
+	WorkingDir string      `json:"workingDir,omitempty"`
+}
+
+// Exclude is a Debian package that is never chosen, and why.
+type Exclude struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+}
+
+// GoProgram is a program of a recipe at a path in an image.
+type GoProgram struct {
+	Recipe  string `json:"recipe"`
+	Program string `json:"program"`
+	Path    string `json:"path"` // absolute
+}
+
+// HostProgram is a program of a recipe at a path in the OS root.
+type HostProgram GoProgram
+
+// Dir is a directory in an image.
+type Dir struct {
+	Path string `json:"path"`
+	Mode string `json:"mode"` // octal
+	UID  int    `json:"uid,omitempty"`
+	GID  int    `json:"gid,omitempty"`
+}
+
+// TextFile is a small file in an image, owned by root.
+type TextFile struct {
+	Path string `json:"path"`
+	Mode string `json:"mode"` // octal
+	Text string `json:"text"`
+}
+
+// Link is a symbolic link in an image.
+type Link struct {
+	Path   string `json:"path"`
+	Target string `json:"target"`
+}
+
+// Secret is made once on the node: for each key of Generate, that many random
+// characters.
+type Secret struct {
+	Name      string         `json:"name"`
+	Namespace string         `json:"namespace"`
+	Generate  map[string]int `json:"generate"`
+}
+
+// Ready is an object whose readiness is the component's.
+type Ready struct {
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+}
+
+// PodTemplate names a value of a ConfigMap that holds a pod as YAML.
+type PodTemplate struct {
+	ConfigMap string `json:"configMap"`
+	Key       string `json:"key"`
+}
+
+// File is a file of manifests.
+type File struct {
+	Name string
+	Data []byte
+}

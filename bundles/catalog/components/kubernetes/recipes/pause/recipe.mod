@@ -1,0 +1,3 @@
+module holdfast.dev/recipe/pause
+
+go 1.26.0

@@ -1,0 +1,203 @@
+package catalog
+
+import (
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+)
+
+//go:embed components
+var embedded embed.FS
+
+// Load reads the components that come with holdfast, by name. All faults are
+// reported together.
+func Load() ([]Component, error) { return load(embedded) }
+
+// load reads the components below components in fsys.
+func load(fsys fs.FS) ([]Component, error) {
+	dirs, err := fs.ReadDir(fsys, "components")
+	if err != nil {
+		return nil, fmt.Errorf("cannot load the catalog: %w", err)
+	}
+	var out []Component
+	var errs []error
+	for _, d := range dirs {
+		c, err := loadComponent(fsys, d.Name())
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, c)
+	}
+	recipes, err := loadRecipes(fsys)
+	errs = append(errs, err)
+	programs := map[[2]string]bool{}
+	for _, r := range recipes {
+		for _, p := range r.Programs {
+			programs[[2]string{r.Name, p.Name}] = true
+		}
+	}
+	errs = append(errs, checkAll(out, programs)...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func loadComponent(fsys fs.FS, name string) (Component, error) {
+	var c Component
+	file := path.Join("components", name, "component.yaml")
+	b, err := fs.ReadFile(fsys, file)
+	if err != nil {
+		return c, fmt.Errorf("cannot load component %s: %w", name, err)
+	}
+	// The messages carry the line and an excerpt.
+	if err := yaml.UnmarshalWithOptions(b, &c, yaml.Strict()); err != nil {
+		return c, fmt.Errorf("cannot read %s: %w", file, err)
+	}
+	if c.Name != name {
+		return c, fmt.Errorf("cannot use %s: its name is %q", file, c.Name)
+	}
+	names, err := fs.Glob(fsys, path.Join("components", name, "manifests", "*.yaml"))
+	if err != nil {
+		return c, fmt.Errorf("internal error: %w", err)
+	}
+	for _, n := range names {
+		b, err := fs.ReadFile(fsys, n)
+		if err != nil {
+			return c, fmt.Errorf("cannot load component %s: %w", name, err)
+		}
+		c.Manifests = append(c.Manifests, File{strings.TrimPrefix(n, "components/"), b})
+	}
+	return c, nil
+}
+
+var (
+	imageName = regexp.MustCompile(`^[a-z0-9.-]+\.[a-z]+(/[a-z0-9._-]+)+:[A-Za-z0-9._-]+$`)
+	userForm  = regexp.MustCompile(`^[0-9]+:[0-9]+$`)
+	octal     = regexp.MustCompile(`^[0-7]{4}$`)
+)
+
+// checkAll reports what is wrong within and between components.
+func checkAll(all []Component, programs map[[2]string]bool) []error {
+	var errs []error
+	names, owner := map[string]bool{}, map[string]string{}
+	images := placeholders(all)
+	for _, c := range all {
+		names[c.Name] = true
+	}
+	for _, c := range all {
+		fault := func(format string, a ...any) {
+			errs = append(errs, fmt.Errorf("cannot use component %s: "+format, append([]any{c.Name}, a...)...))
+		}
+		if c.Description == "" {
+			fault("it has no description")
+		}
+		for _, n := range c.Needs {
+			if !names[n] {
+				fault("it needs %s, which is not in the catalog", n)
+			}
+		}
+		for _, p := range c.HostPrograms {
+			checkProgram(GoProgram(p), programs, fault)
+		}
+		for _, im := range c.Images {
+			if !imageName.MatchString(im.Name) {
+				fault("image name %q is not registry/repository:tag", im.Name)
+			}
+			if o, ok := owner[im.Name]; ok {
+				fault("image %s is component %s's too", im.Name, o)
+			}
+			owner[im.Name] = c.Name
+			checkSource(im, programs, fault)
+		}
+		for _, s := range c.Secrets {
+			for key, n := range s.Generate {
+				if n < 16 || n > 1024 {
+					fault("secret %s: %s of %d characters; want 16 to 1024", s.Name, key, n)
+				}
+			}
+			if s.Name == "" || s.Namespace == "" || len(s.Generate) == 0 {
+				fault("a secret needs name, namespace and generate")
+			}
+		}
+		for _, r := range c.Ready {
+			if !slices.Contains([]string{"Deployment", "DaemonSet", "StatefulSet", "Job"}, r.Kind) || r.Name == "" || r.Namespace == "" {
+				fault("cannot wait for %s %s/%s", r.Kind, r.Namespace, r.Name)
+			}
+		}
+		if _, err := Render(c, images); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+func checkProgram(p GoProgram, programs map[[2]string]bool, fault func(string, ...any)) {
+	if !programs[[2]string{p.Recipe, p.Program}] {
+		fault("recipe %s builds no program %s", p.Recipe, p.Program)
+	}
+	checkPath(p.Path, fault)
+}
+
+func checkPath(p string, fault func(string, ...any)) {
+	if !path.IsAbs(p) || path.Clean(p) != p || p == "/" {
+		fault("%q is not a clean absolute path", p)
+	}
+}
+
+func checkSource(im Image, programs map[[2]string]bool, fault func(string, ...any)) {
+	s := im.Source
+	for _, p := range s.Go {
+		checkProgram(p, programs, fault)
+	}
+	for _, e := range s.Exclude {
+		if e.Name == "" || e.Reason == "" {
+			fault("image %s: an exclusion needs name and reason", im.Name)
+		}
+	}
+	for _, d := range s.Dirs {
+		checkPath(d.Path, fault)
+		if !octal.MatchString(d.Mode) {
+			fault("image %s: mode %q of %s is not four octal digits", im.Name, d.Mode, d.Path)
+		}
+	}
+	for _, f := range s.Files {
+		checkPath(f.Path, fault)
+		if !octal.MatchString(f.Mode) {
+			fault("image %s: mode %q of %s is not four octal digits", im.Name, f.Mode, f.Path)
+		}
+	}
+	for _, l := range s.Links {
+		checkPath(l.Path, fault)
+		if l.Target == "" {
+			fault("image %s: link %s has no target", im.Name, l.Path)
+		}
+	}
+	if !userForm.MatchString(s.User) {
+		fault("image %s: user %q is not uid:gid", im.Name, s.User)
+	}
+	if len(s.Entrypoint) == 0 && len(s.Cmd) == 0 {
+		fault("image %s runs nothing", im.Name)
+	}
+	if len(s.Debs) == 0 && len(s.Go) == 0 {
+		fault("image %s holds nothing", im.Name)
+	}
+}
+
+// Perm is the value of an octal mode that Load has checked.
+func Perm(mode string) uint32 {
+	n, err := strconv.ParseUint(mode, 8, 12)
+	if err != nil {
+		return 0
+	}
+	return uint32(n)
+}
