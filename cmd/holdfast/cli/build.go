@@ -1,0 +1,228 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"holdfast.dev/holdfast/airgap"
+	"holdfast.dev/holdfast/airgap/origin/gomod"
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/bundles"
+	"holdfast.dev/holdfast/cmd/holdfast/agentbin"
+	"holdfast.dev/holdfast/image"
+	"holdfast.dev/holdfast/image/gobuild"
+	"holdfast.dev/holdfast/signing"
+)
+
+func (a *app) buildCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "build",
+		Short: "Build, sign and pack the release that site.yaml and site.lock name",
+		Long: `Makes out/NAME-RELEASE.raw, .qcow2, .bundle and .json from locked inputs alone: no
+network, no root, no container engine. The same inputs and keys give the same
+bytes. What did not change is not made again.`,
+		Example: "  holdfast build\n  holdfast -C sites/harbour build --json",
+		Args:    cobra.NoArgs,
+		RunE:    func(c *cobra.Command, _ []string) error { return a.build(c.Context()) },
+	}
+	c.Flags().BoolVar(&a.rehash, "rehash", false, "read every input again instead of trusting size, times and inode")
+	return c
+}
+
+// build is the whole way from locked inputs to outputs.
+func (a *app) build(ctx context.Context) error {
+	in, err := a.load()
+	if err != nil {
+		return err
+	}
+	l, err := a.fittingLock(in)
+	if err != nil {
+		return err
+	}
+	s, err := a.cache()
+	if err != nil {
+		return err
+	}
+	keys, err := a.signingKeys(in)
+	if err != nil {
+		return err
+	}
+	b := builder{app: a, in: in, lock: l, store: s, keys: keys}
+	if b.identity, err = identity(); err != nil {
+		return err
+	}
+	if err := b.needSpace(); err != nil {
+		return err
+	}
+	programs, err := b.compile(ctx)
+	if err != nil {
+		return err
+	}
+	os, err := b.assemble(ctx, programs)
+	if err != nil {
+		return err
+	}
+	boot, err := b.signBoot(os)
+	if err != nil {
+		return err
+	}
+	images, err := b.images(ctx, programs)
+	if err != nil {
+		return err
+	}
+	rel, err := b.compose(os, boot, images, programs)
+	if err != nil {
+		return err
+	}
+	sigs, err := b.signRelease(rel)
+	if err != nil {
+		return err
+	}
+	return b.outputs(ctx, os, boot, rel, sigs)
+}
+
+// builder is what the steps of one build share; they do not change it.
+type builder struct {
+	*app
+	in       inputs
+	lock     airgap.Lock
+	store    *store.Store
+	keys     siteKeys
+	identity store.Digest
+}
+
+func (a *app) fittingLock(in inputs) (airgap.Lock, error) {
+	l, err := airgap.ReadLock(a.dir)
+	if err != nil {
+		return airgap.Lock{}, err
+	}
+	if err := in.request.Fits(l); err != nil {
+		return airgap.Lock{}, err
+	}
+	if unknown := l.UnreviewedScripts(); len(unknown) > 0 {
+		return airgap.Lock{}, fmt.Errorf("cannot build: %w: nobody has looked at these maintainer scripts:\n  %s\nhint: \"holdfast lock --accept-scripts\" takes them as they are, and records it",
+			errPolicy, strings.Join(unknown, "\n  "))
+	}
+	return l, nil
+}
+
+// outDir is where outputs go, below the site's directory.
+func (a *app) outDir() string { return filepath.Join(a.dir, "out") }
+
+// needSpace refuses to start what the disk cannot hold. The figure is an upper
+// bound: unpacked packages, compiled programs with the compiler's cache, and
+// three outputs of the size of both.
+func (b builder) needSpace() error {
+	if _, err := os.Stat(filepath.Join(b.outDir(), b.outName()+".json")); err == nil {
+		return nil // an earlier build got through; what changes is a fraction
+	}
+	var debs int64
+	for _, p := range b.lock.Packages {
+		debs += p.Size
+	}
+	cacheNeed := 5*debs + int64(len(b.in.recipes))*(600<<20)
+	outNeed := 3 * (4*debs + int64(len(b.in.recipes))*(150<<20))
+	if err := os.MkdirAll(b.outDir(), 0o755); err != nil {
+		return fmt.Errorf("cannot build: %w", err)
+	}
+	var errs []error
+	for _, p := range []struct {
+		dir  string
+		need int64
+	}{{b.store.Dir(), cacheNeed}, {b.outDir(), outNeed}} {
+		free, err := airgap.FreeSpace(p.dir)
+		if err != nil {
+			return err
+		}
+		if !b.json {
+			b.printf("space: at most %s needed, %s free in %s\n", size(p.need), size(free), p.dir)
+		}
+		if p.need > free {
+			errs = append(errs, fmt.Errorf("cannot build: %s needed in %s, %s free\nhint: make room there, or set HOLDFAST_CACHE", size(p.need), p.dir, size(free)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (b builder) outName() string {
+	return fmt.Sprintf("%s-%d", b.in.site.Name, b.in.site.Release)
+}
+
+// compile builds every recipe; the result is by RECIPE/PROGRAM.
+func (b builder) compile(ctx context.Context) (map[string]string, error) {
+	goroot, err := gomod.Toolchain(b.lock.Toolchain.Version, b.lock.Toolchain.H1, b.store.Dir())
+	if err != nil {
+		return nil, err
+	}
+	done := b.step("compile")
+	report := b.progress("compile")
+	programs := map[string]string{}
+	for i, r := range b.in.recipes {
+		report(int64(i), int64(len(b.in.recipes)), r.Name)
+		out, err := gobuild.Build(ctx, r, gobuild.Inputs{
+			GoRoot:     goroot,
+			Toolchain:  b.lock.Toolchain.H1,
+			ModCache:   gomod.ModCache(b.store.Dir()),
+			BuildCache: filepath.Join(b.store.Dir(), "gobuild"),
+			OutDir:     filepath.Join(b.store.Dir(), "programs"),
+			Epoch:      b.lock.Epoch,
+		}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return nil, err
+		}
+		for name, file := range out {
+			programs[r.Name+"/"+name] = file
+		}
+	}
+	done(fmt.Sprintf("%d programs of %d recipes", len(programs), len(b.in.recipes)))
+	return programs, nil
+}
+
+func (b builder) assemble(ctx context.Context, programs map[string]string) (image.OS, error) {
+	agent, err := agentbin.Agent()
+	if err != nil {
+		return image.OS{}, err
+	}
+	policy, err := os.ReadFile(filepath.Join(b.dir, "trust", "policy.json"))
+	if err != nil {
+		return image.OS{}, fmt.Errorf("cannot read the trust policy: %w", err)
+	}
+	plan, err := image.MakePlan(b.in.site, b.lock, b.in.programs)
+	if err != nil {
+		return image.OS{}, err
+	}
+	done := b.step("assemble OS")
+	report := b.progress("assemble")
+	o, err := image.Assemble(ctx, plan, image.Inputs{
+		Store: b.store, Programs: programs, Agent: agent, Policy: policy,
+		Identity: b.identity, Version: Version,
+		Progress: func(step string, n, total int) { report(int64(n), int64(total), step) },
+	})
+	if err != nil {
+		return image.OS{}, err
+	}
+	done(fmt.Sprintf("root %s, kernel %s, root hash %.16s…", size(o.Root.Raw.Size), o.KernelVersion, o.RootHash))
+	return o, nil
+}
+
+// signRelease is the second pass: one signature over the index, which covers
+// everything else.
+func (b builder) signRelease(rel bundles.Release) ([]signing.Signature, error) {
+	ref := b.in.site.Name + ":" + fmt.Sprint(b.in.site.Release)
+	sig, err := signing.Sign(string(rel.Index.Digest), ref, b.keys.release, nil)
+	if err != nil {
+		return nil, err
+	}
+	sigs := []signing.Signature{sig}
+	if _, err := signing.Verify(b.keys.policy, b.in.site.Zone, string(rel.Index.Digest), sigs); err != nil {
+		return nil, fmt.Errorf("%w\nhint: keys/release.key is not, or not alone, what trust/policy.json trusts for zone %s", err, b.in.site.Zone)
+	}
+	return sigs, nil
+}

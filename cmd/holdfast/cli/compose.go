@@ -1,0 +1,298 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	"holdfast.dev/holdfast/agent/node"
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/bundles"
+	"holdfast.dev/holdfast/bundles/catalog"
+	"holdfast.dev/holdfast/bundles/sbom"
+	"holdfast.dev/holdfast/image"
+	"holdfast.dev/holdfast/image/gobuild"
+	"holdfast.dev/holdfast/image/oci"
+	"holdfast.dev/holdfast/image/rootfs"
+)
+
+// images composes the container image of every component.
+func (b builder) images(ctx context.Context, programs map[string]string) ([]bundles.Image, error) {
+	done := b.step("compose images")
+	report := b.progress("images")
+	var out []bundles.Image
+	for _, c := range b.in.components {
+		for _, im := range c.Images {
+			spec, err := b.container(im, programs)
+			if err != nil {
+				return nil, err
+			}
+			m, err := image.ComposeContainer(ctx, b.store, spec, b.lock.Epoch, b.identity, func(n, total int) { report(int64(n), int64(total), im.Name) })
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, bundles.Image{Name: im.Name, Component: c.Name, MediaType: "application/vnd.oci.image.manifest.v1+json", Manifest: m})
+		}
+	}
+	done(fmt.Sprintf("%d images", len(out)))
+	return out, nil
+}
+
+func (b builder) container(im catalog.Image, programs map[string]string) (image.Container, error) {
+	c := image.Container{Name: im.Name, Config: oci.Config{
+		Entrypoint: im.Source.Entrypoint, Cmd: im.Source.Cmd, Env: im.Source.Env,
+		User: im.Source.User, WorkingDir: im.Source.WorkingDir,
+	}}
+	if len(im.Source.Debs) > 0 {
+		ps, err := b.lock.PackagesOf(imageSet(im.Name))
+		if err != nil {
+			return image.Container{}, err
+		}
+		c.Packages = ps
+	}
+	for _, p := range im.Source.Go {
+		c.Programs = append(c.Programs, image.ContainerFile{Path: strings.TrimPrefix(p.Path, "/"), Host: programs[p.Recipe+"/"+p.Program]})
+	}
+	for _, d := range im.Source.Dirs {
+		c.Files = append(c.Files, rootfs.File{Path: strings.TrimPrefix(d.Path, "/"), Mode: rootfs.TypeDir | catalog.Perm(d.Mode), UID: d.UID, GID: d.GID})
+	}
+	for _, f := range im.Source.Files {
+		c.Files = append(c.Files, rootfs.File{Path: strings.TrimPrefix(f.Path, "/"), Mode: rootfs.TypeRegular | catalog.Perm(f.Mode), Data: rootfs.Bytes(f.Text)})
+	}
+	for _, l := range im.Source.Links {
+		c.Files = append(c.Files, rootfs.File{Path: strings.TrimPrefix(l.Path, "/"), Mode: rootfs.TypeSymlink | 0o777, Target: l.Target})
+	}
+	return c, nil
+}
+
+// compose makes the unsigned release.
+func (b builder) compose(o image.OS, boot bootParts, images []bundles.Image, programs map[string]string) (bundles.Release, error) {
+	done := b.step("compose release")
+	in := bundles.ReleaseInput{
+		Facts: bundles.Facts{
+			Name: b.in.site.Name, Release: uint64(b.in.site.Release), Zone: b.in.site.Zone,
+			Domain: b.in.site.Domain, Version: Version, Epoch: b.lock.Epoch, RootHash: o.RootHash,
+		},
+		OS: []bundles.File{
+			{Title: "root.erofs", MediaType: bundles.MediaRoot, Content: o.Root.Packed, Raw: o.Root.Raw},
+			{Title: "root.verity", MediaType: bundles.MediaVerity, Content: o.Verity.Packed, Raw: o.Verity.Raw},
+			{Title: "uki.efi", MediaType: bundles.MediaUEFI, Content: boot.uki},
+			{Title: "systemd-bootx64.efi", MediaType: bundles.MediaUEFI, Content: boot.loader},
+		},
+		Images: images,
+	}
+	digests := map[string]store.Digest{}
+	for _, im := range images {
+		digests[im.Name] = im.Manifest.Digest
+	}
+	var err error
+	if in.Manifests, err = b.manifests(digests); err != nil {
+		return bundles.Release{}, err
+	}
+	write := func(v any) (c store.Content) {
+		if err != nil {
+			return c
+		}
+		var doc []byte
+		if doc, err = json.Marshal(v); err == nil {
+			c, err = b.store.WriteBytes(doc)
+		}
+		return c
+	}
+	in.Site = write(b.in.site)
+	in.Node = write(b.nodeConfig(images))
+	in.Provenance = write(b.provenance())
+	if err != nil {
+		return bundles.Release{}, err
+	}
+	if in.SBOM, err = b.sbom(o, images, programs); err != nil {
+		return bundles.Release{}, err
+	}
+	rel, err := bundles.Compose(b.store, in)
+	if err != nil {
+		return bundles.Release{}, err
+	}
+	done(fmt.Sprintf("%d images, %d manifests parts, %s", len(in.Images), len(in.Manifests), rel.Index.Digest))
+	return rel, nil
+}
+
+// manifests renders what is applied to the cluster; the site's own come last.
+func (b builder) manifests(digests map[string]store.Digest) ([]bundles.ComponentManifests, error) {
+	var out []bundles.ComponentManifests
+	add := func(name string, files []catalog.File) error {
+		m := bundles.ComponentManifests{Component: name}
+		for _, f := range files {
+			c, err := b.store.WriteBytes(f.Data)
+			if err != nil {
+				return err
+			}
+			m.Files = append(m.Files, bundles.File{Title: f.Name, MediaType: bundles.MediaYAML, Content: c})
+		}
+		if len(m.Files) > 0 {
+			out = append(out, m)
+		}
+		return nil
+	}
+	for _, c := range b.in.components {
+		files, err := catalog.Render(c, digests)
+		if err != nil {
+			return nil, err
+		}
+		if err := add(c.Name, files); err != nil {
+			return nil, err
+		}
+	}
+	site := catalog.Component{Name: "site"}
+	for _, m := range b.in.site.Manifests {
+		site.Manifests = append(site.Manifests, catalog.File{Name: m.Name, Data: m.Data})
+	}
+	files, err := catalog.Render(site, digests)
+	if err != nil {
+		return nil, err
+	}
+	return out, add("site", files)
+}
+
+func (b builder) nodeConfig(images []bundles.Image) node.Config {
+	s := b.in.site
+	c := node.Config{
+		Name: s.Name, Release: int(s.Release), Zone: s.Zone, Domain: s.Domain, Epoch: b.lock.Epoch,
+		LabAccess: b.in.rules.LabAccess,
+		Engine:    node.Engine{Name: s.Kubernetes.Engine, Version: s.Kubernetes.Version},
+	}
+	for _, n := range s.Nodes {
+		c.Nodes = append(c.Nodes, node.Node{
+			Name: n.Name, Match: node.Match{Serial: n.Match.Serial, MAC: n.Match.MAC},
+			Address: n.Address, Gateway: n.Gateway, DNS: n.DNS, NTP: n.NTP, Role: n.Role,
+		})
+	}
+	for _, im := range images {
+		c.Images = append(c.Images, node.Image{Name: im.Name, Digest: string(im.Manifest.Digest), Component: im.Component})
+		if strings.HasPrefix(im.Name, "registry.k8s.io/pause:") {
+			c.Engine.Pause = im.Name
+		}
+	}
+	for _, k := range b.in.components {
+		nc := node.Component{Name: k.Name, Namespace: k.Namespace, Needs: k.Needs}
+		for _, s := range k.Secrets {
+			nc.Secrets = append(nc.Secrets, node.Secret{Name: s.Name, Namespace: s.Namespace, Generate: s.Generate})
+		}
+		for _, r := range k.Ready {
+			nc.Ready = append(nc.Ready, node.Ready{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name})
+		}
+		c.Components = append(c.Components, nc)
+	}
+	if len(s.Manifests) > 0 {
+		c.Components = append(c.Components, node.Component{Name: "site"})
+	}
+	return c
+}
+
+// provenance says what the release was made from and by.
+func (b builder) provenance() any {
+	lock, err := b.lock.Encode()
+	if err != nil {
+		lock = nil
+	}
+	accepted := []string{}
+	for _, p := range b.lock.Packages {
+		for _, s := range p.Scripts {
+			if strings.HasPrefix(s.Verdict, "accepted unread") {
+				accepted = append(accepted, p.ID()+":"+s.Name)
+			}
+		}
+	}
+	return map[string]any{
+		"lock": store.FromBytes(lock), "epoch": b.lock.Epoch, "toolchain": b.lock.Toolchain,
+		"archives": b.lock.Archives, "files": b.lock.Files, "holdfast": Version,
+		"scriptsAcceptedUnread": accepted,
+	}
+}
+
+// sbom lists every package and module of the release.
+func (b builder) sbom(o image.OS, images []bundles.Image, programs map[string]string) (store.Content, error) {
+	debs := func(set string) ([]sbom.Package, error) {
+		ps, err := b.lock.PackagesOf(set)
+		if err != nil {
+			return nil, err
+		}
+		var out []sbom.Package
+		for _, p := range ps {
+			out = append(out, sbom.Package{
+				Kind: sbom.Deb, Name: p.Name, Version: p.Version, Source: p.Source, SHA256: p.Digest.Hex(),
+				PURL:     "pkg:deb/debian/" + p.Name + "@" + strings.NewReplacer("+", "%2B", ":", "%3A", "~", "~").Replace(p.Version) + "?arch=" + p.Arch,
+				Supplier: "Debian",
+			})
+		}
+		return out, nil
+	}
+	modules := func(use map[string]string) ([]sbom.Package, error) {
+		ms, err := gobuild.Modules(use)
+		if err != nil {
+			return nil, err
+		}
+		var out []sbom.Package
+		for _, m := range ms {
+			out = append(out, sbom.Package{Kind: sbom.Golang, Name: m.Path, Version: m.Version, Source: m.H1, PURL: "pkg:golang/" + m.Path + "@" + m.Version})
+		}
+		return out, nil
+	}
+	osPackages, err := debs(image.OSSet)
+	if err != nil {
+		return store.Content{}, err
+	}
+	host := map[string]string{}
+	for _, p := range b.in.programs {
+		host[p.Name] = programs[p.Recipe+"/"+p.Name]
+	}
+	osModules, err := modules(host)
+	if err != nil {
+		return store.Content{}, err
+	}
+	all := []sbom.Package{{Kind: sbom.File, Name: "root.erofs", SHA256: o.Root.Raw.Digest.Hex(), Contains: append(osPackages, osModules...)}}
+	byName := map[string]bundles.Image{}
+	for _, im := range images {
+		byName[im.Name] = im
+	}
+	for _, c := range b.in.components {
+		for _, im := range c.Images {
+			p := sbom.Package{Kind: sbom.Image, Name: im.Name, SHA256: byName[im.Name].Manifest.Digest.Hex()}
+			if len(im.Source.Debs) > 0 {
+				ds, err := debs(imageSet(im.Name))
+				if err != nil {
+					return store.Content{}, err
+				}
+				p.Contains = append(p.Contains, ds...)
+			}
+			use := map[string]string{}
+			for _, g := range im.Source.Go {
+				use[g.Program] = programs[g.Recipe+"/"+g.Program]
+			}
+			if len(use) > 0 {
+				ms, err := modules(use)
+				if err != nil {
+					return store.Content{}, err
+				}
+				p.Contains = append(p.Contains, ms...)
+			}
+			all = append(all, p)
+		}
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
+	key, err := store.Key("sbom", all)
+	if err != nil {
+		return store.Content{}, err
+	}
+	var doc bytes.Buffer
+	if err := sbom.Write(&doc, sbom.Input{
+		Name: b.in.site.Name, Version: fmt.Sprint(b.in.site.Release), Namespace: sbom.Namespace(string(key)),
+		Created: time.Unix(b.lock.Epoch, 0), Tool: "holdfast-" + Version, Packages: all,
+	}); err != nil {
+		return store.Content{}, err
+	}
+	return b.store.WriteBytes(doc.Bytes())
+}

@@ -1,0 +1,255 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"holdfast.dev/holdfast/airgap"
+	"holdfast.dev/holdfast/airgap/origin/debian"
+	"holdfast.dev/holdfast/airgap/origin/gomod"
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/bundles/catalog"
+	"holdfast.dev/holdfast/image"
+	"holdfast.dev/holdfast/image/deb"
+	"holdfast.dev/holdfast/image/gobuild"
+	"holdfast.dev/holdfast/overlays"
+)
+
+// inputs is a site and everything that it asks for, before any digest of
+// what lies elsewhere.
+type inputs struct {
+	site       overlays.Site
+	rules      overlays.Rules
+	components []catalog.Component // in order of dependency
+	recipes    []gobuild.Recipe
+	programs   []image.Program // in the OS root
+	request    airgap.Request
+}
+
+// engineComponents are what each engine consists of.
+var engineComponents = map[string][]string{
+	"kubeadm": {"kubernetes", "containerd", "kube-proxy", "coredns", "storage"},
+}
+
+// load reads the site and works out what it needs. It reads nothing outside
+// the site's directory.
+func (a *app) load() (inputs, error) {
+	var in inputs
+	var err error
+	if in.site, err = overlays.Load(a.dir); err != nil {
+		return in, err
+	}
+	all, err := catalog.Load()
+	if err != nil {
+		return in, err
+	}
+	var known []string
+	for _, c := range all {
+		known = append(known, c.Name)
+	}
+	if err := in.site.Validate(known); err != nil {
+		return in, err
+	}
+	if in.rules, err = overlays.Zone(in.site.Zone); err != nil {
+		return in, err
+	}
+	if err := supported(in.site, in.rules); err != nil {
+		return in, err
+	}
+	names := slices.Clone(engineComponents[in.site.Kubernetes.Engine])
+	origins := map[string]string{}
+	for _, c := range in.site.Components {
+		names = append(names, c.Name)
+		origins[c.Name] = c.Origin
+	}
+	if in.components, err = catalog.Order(names); err != nil {
+		return in, err
+	}
+	if err := in.engineVersion(); err != nil {
+		return in, err
+	}
+	recipes, err := catalog.Recipes()
+	if err != nil {
+		return in, err
+	}
+	return in, in.ask(a.dir, recipes, origins)
+}
+
+// supported refuses what this version cannot build, rather than building less.
+func supported(s overlays.Site, r overlays.Rules) error {
+	var errs []error
+	if _, ok := engineComponents[s.Kubernetes.Engine]; !ok {
+		errs = append(errs, fmt.Errorf("cannot build for engine %s: it comes with the upstream origin\nhint: set kubernetes.engine: kubeadm", s.Kubernetes.Engine))
+	}
+	for _, c := range s.Components {
+		if c.Origin != "source" {
+			errs = append(errs, fmt.Errorf("cannot build component %s from origin %s: it comes later\nhint: set origin: source", c.Name, c.Origin))
+		}
+	}
+	if r.VarEncryption {
+		errs = append(errs, fmt.Errorf("cannot build for zone %s: its rules ask for an encrypted writable partition, which this holdfast does not make yet (%w)", s.Zone, errPolicy))
+	}
+	if len(s.Nodes) > 1 {
+		errs = append(errs, errors.New("cannot build for more than one node yet: clusters come later"))
+	}
+	return errors.Join(errs...)
+}
+
+// engineVersion checks that the catalog carries the version the site names.
+func (in inputs) engineVersion() error {
+	for _, c := range in.components {
+		if c.Name != "kubernetes" {
+			continue
+		}
+		for _, im := range c.Images {
+			if v, ok := strings.CutPrefix(im.Name, "registry.k8s.io/kube-apiserver:"); ok && v != in.site.Kubernetes.Version {
+				return fmt.Errorf("cannot build Kubernetes %s: this holdfast carries %s\nhint: set kubernetes.version: %s", in.site.Kubernetes.Version, v, v)
+			}
+		}
+	}
+	return nil
+}
+
+func (in *inputs) ask(dir string, recipes []gobuild.Recipe, origins map[string]string) error {
+	want, exclude, err := image.Packages(in.site)
+	if err != nil {
+		return err
+	}
+	in.request = airgap.Request{
+		Suite:    in.site.OS.Suite,
+		Sections: []string{"main"},
+		Sets:     []airgap.Want{{Name: image.OSSet, Packages: want, Exclude: exclude}},
+	}
+	used := map[string]bool{}
+	for _, c := range in.components {
+		origin := origins[c.Name]
+		if origin == "" {
+			origin = "source"
+		}
+		d, err := catalog.Digest(c.Name)
+		if err != nil {
+			return err
+		}
+		in.request.Components = append(in.request.Components, airgap.Component{Name: c.Name, Origin: origin, Digest: d})
+		for _, p := range c.HostPrograms {
+			used[p.Recipe] = true
+			in.programs = append(in.programs, image.Program{Recipe: p.Recipe, Name: p.Program, Path: strings.TrimPrefix(p.Path, "/")})
+		}
+		for _, im := range c.Images {
+			if len(im.Source.Debs) > 0 {
+				in.request.Sets = append(in.request.Sets, airgap.Want{Name: imageSet(im.Name), Packages: im.Source.Debs, Exclude: excludes(im.Source.Exclude)})
+			}
+			for _, p := range im.Source.Go {
+				used[p.Recipe] = true
+			}
+		}
+	}
+	for _, r := range recipes {
+		if used[r.Name] {
+			in.recipes = append(in.recipes, r)
+			delete(used, r.Name)
+		}
+	}
+	for r := range used {
+		return fmt.Errorf("internal error: the catalog has no recipe %q", r)
+	}
+	in.request.Recipes = in.recipes
+	return in.localFiles(dir)
+}
+
+func excludes(es []catalog.Exclude) []deb.Exclude {
+	var out []deb.Exclude
+	for _, e := range es {
+		out = append(out, deb.Exclude{Name: e.Name, Reason: e.Reason})
+	}
+	return out
+}
+
+// imageSet names the package set of a container image in the lock.
+func imageSet(name string) string { return "image/" + name }
+
+// localFiles are the site's own inputs, as far as they are there.
+func (in *inputs) localFiles(dir string) error {
+	names := []string{"trust/policy.json"}
+	for _, m := range in.site.Manifests {
+		names = append(names, "manifests/"+m.Name)
+	}
+	for _, n := range names {
+		f, err := airgap.LocalFile(dir, n)
+		if errors.Is(err, fs.ErrNotExist) && n == "trust/policy.json" {
+			return fmt.Errorf("%w\nhint: run \"holdfast keys generate\"", err)
+		}
+		if err != nil {
+			return err
+		}
+		in.request.Files = append(in.request.Files, f)
+	}
+	return nil
+}
+
+// cache opens the store that all sites of this user share.
+func (a *app) cache() (*store.Store, error) {
+	dir := a.Getenv("HOLDFAST_CACHE")
+	if dir == "" {
+		base := a.Getenv("XDG_CACHE_HOME")
+		if base == "" {
+			home := a.Getenv("HOME")
+			if home == "" {
+				return nil, errors.New("cannot find a place for the cache\nhint: set HOLDFAST_CACHE to a directory")
+			}
+			base = filepath.Join(home, ".cache")
+		}
+		dir = filepath.Join(base, "holdfast")
+	}
+	s, err := store.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	s.Rehash = a.rehash
+	return s, nil
+}
+
+// network says how the origins are reached.
+func (a *app) network(site overlays.Site) (airgap.Network, error) {
+	m, derr := debian.Mirrors(a.Getenv, os.DirFS("/etc/apt"), slices.Concat(site.Mirrors.Debian, site.Mirrors.DebianSecurity))
+	p, gerr := gomod.Config(a.Getenv, goEnv, site.Mirrors.GoProxy)
+	if err := errors.Join(derr, gerr); err != nil {
+		return airgap.Network{}, err
+	}
+	client := &http.Client{Transport: &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 20 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   20 * time.Second,
+		ResponseHeaderTimeout: time.Minute,
+		MaxIdleConnsPerHost:   8,
+	}}
+	return airgap.Network{Debian: &debian.Client{Mirror: m, Now: a.Now(), HTTP: client}, Go: p}, nil
+}
+
+// goEnv asks the host's go command where it fetches from, if there is one.
+func goEnv() (map[string]string, error) {
+	if _, err := exec.LookPath("go"); err != nil {
+		return nil, nil
+	}
+	names := []string{"GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOPROXY", "GOPRIVATE", "GOINSECURE", "GOAUTH"}
+	out, err := exec.Command("go", append([]string{"env"}, names...)...).Output()
+	if err != nil {
+		return nil, fmt.Errorf("cannot run go env: %w", err)
+	}
+	env := map[string]string{}
+	for i, line := range strings.Split(strings.TrimSuffix(string(out), "\n"), "\n") {
+		if i < len(names) && line != "" {
+			env[names[i]] = line
+		}
+	}
+	return env, nil
+}

@@ -1,0 +1,287 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast.dev/holdfast/overlays"
+	"holdfast.dev/holdfast/qemu-tests/lab"
+)
+
+func (a *app) labCmd() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "lab",
+		Short: "Boot the built image in a virtual machine with no way out",
+		Long: `The lab runs the image that "holdfast build" made, unchanged, in QEMU with UEFI
+firmware. Its network leads nowhere but to this machine's loopback, and what was on
+the wire is recorded in out/lab/net.pcap.`,
+		Example: "  holdfast lab up --wait\n  holdfast lab kubectl get pods -A\n  holdfast lab down",
+	}
+	c.AddCommand(a.labUp(), a.labStatus(), a.labKubectl(), a.labConsole(), a.labReboot(), a.labDown())
+	return c
+}
+
+func (a *app) labDir() string { return filepath.Join(a.outDir(), "lab") }
+
+func (a *app) labUp() *cobra.Command {
+	var wait, fresh bool
+	var timeout time.Duration
+	var memory, cpus, disk int
+	c := &cobra.Command{
+		Use:     "up",
+		Short:   "Start the lab",
+		Example: "  holdfast lab up --wait\n  holdfast lab up --fresh --memory 6144",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			site, err := overlays.Load(a.dir)
+			if err != nil {
+				return err
+			}
+			image := filepath.Join(a.outDir(), fmt.Sprintf("%s-%d.qcow2", site.Name, site.Release))
+			if _, err := os.Stat(image); err != nil {
+				return fmt.Errorf("cannot start the lab: %w\nhint: run \"holdfast build\"", err)
+			}
+			n := site.Nodes[0]
+			vm, err := lab.Up(c.Context(), lab.Config{
+				Dir: a.labDir(), Image: image, Serial: n.Match.Serial, MAC: n.Match.MAC,
+				CPUs: cpus, MemoryMiB: memory, DiskGiB: disk, Fresh: fresh,
+			}, slog.New(slog.DiscardHandler))
+			if err != nil {
+				return err
+			}
+			if a.json {
+				a.event(map[string]any{"event": "lab", "accel": vm.Accel(), "api": vm.Port(6443), "dir": vm.Dir()})
+			} else {
+				a.printf("lab: node %s started with %s: %s\nconsole log: %s\n", n.Name, vm.Accel().Name, vm.Accel().Reason, filepath.Join(vm.Dir(), "console.log"))
+			}
+			if !wait {
+				return nil
+			}
+			return a.waitHealthy(c.Context(), vm, timeout)
+		},
+	}
+	c.Flags().BoolVar(&wait, "wait", false, "wait until node and components are healthy")
+	c.Flags().BoolVar(&fresh, "fresh", false, "begin with a new disk; what the old one held is lost")
+	c.Flags().DurationVar(&timeout, "timeout", 20*time.Minute, "with --wait: give up after that long")
+	c.Flags().IntVar(&memory, "memory", 4096, "memory in MiB")
+	c.Flags().IntVar(&cpus, "cpus", 2, "processors")
+	c.Flags().IntVar(&disk, "disk", 24, "disk size in GiB")
+	return c
+}
+
+func (a *app) waitHealthy(ctx context.Context, vm *lab.VM, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	start, last, lastLine := a.Now(), time.Time{}, ""
+	err := vm.WaitHealthy(ctx, func(s lab.Status) {
+		line := s.Phase
+		for _, f := range s.Faults {
+			line += "; " + f
+		}
+		if line == lastLine && a.Now().Sub(last) < 30*time.Second {
+			return
+		}
+		last, lastLine = a.Now(), line
+		if a.json {
+			a.event(map[string]any{"event": "status", "status": s})
+		} else {
+			fmt.Fprintf(a.Stderr, "%5.0f s  %s\n", a.Now().Sub(start).Seconds(), line)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	s, err := vm.Status(ctx)
+	if err != nil {
+		return err
+	}
+	return a.showStatus(s, vm)
+}
+
+func (a *app) showStatus(s lab.Status, vm *lab.VM) error {
+	if a.json {
+		a.event(s)
+		return nil
+	}
+	yes := map[bool]string{true: "yes", false: "NO"}
+	a.printf("\nsite %s, release %d: %s\n", s.Release.Name, s.Release.Number, s.Phase)
+	a.printf("%-24s %-8s %s\n", "NODE", "READY", "VERSION")
+	a.printf("%-24s %-8s %s %s\n", s.Node.Name, yes[s.Node.Ready], s.Node.Version, s.Node.Reason)
+	a.printf("%-24s %-8s %s\n", "COMPONENT", "HEALTHY", "")
+	for _, c := range s.Components {
+		a.printf("%-24s %-8s %s\n", c.Name, yes[c.Healthy], c.Reason)
+	}
+	for _, f := range s.Faults {
+		a.printf("fault: %s\n", f)
+	}
+	a.printf("%-24s %8s\n", "STEP OF THE START", "SECONDS")
+	for _, t := range s.Timings {
+		a.printf("%-24s %8.1f\n", t.Step, t.Seconds)
+	}
+	a.printf("\nKubernetes API: https://127.0.0.1:%d (holdfast lab kubectl …)\n", vm.Port(6443))
+	return nil
+}
+
+func (a *app) labStatus() *cobra.Command {
+	return &cobra.Command{
+		Use:     "status",
+		Short:   "Show what the node's agent says; exit code 1 unless all is healthy",
+		Example: "  holdfast lab status --json",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			vm, err := lab.Open(a.labDir())
+			if err != nil {
+				return err
+			}
+			s, err := vm.Status(c.Context())
+			if err != nil {
+				return err
+			}
+			if err := a.showStatus(s, vm); err != nil {
+				return err
+			}
+			if !s.Healthy() {
+				return errors.New("the site is not healthy")
+			}
+			return nil
+		},
+	}
+}
+
+func (a *app) labKubectl() *cobra.Command {
+	return &cobra.Command{
+		Use:                "kubectl ARGS…",
+		Short:              "Run kubectl, as the release has it, against the lab",
+		Example:            "  holdfast lab kubectl get pods -A",
+		DisableFlagParsing: true,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 1 && (args[0] == "--help" || args[0] == "-h") {
+				return c.Help()
+			}
+			return a.kubectl(c.Context(), args)
+		},
+	}
+}
+
+func (a *app) kubectl(ctx context.Context, args []string) error {
+	vm, err := lab.Open(a.labDir())
+	if err != nil {
+		return err
+	}
+	program, err := a.kubectlProgram()
+	if err != nil {
+		return err
+	}
+	config, err := vm.Kubeconfig(ctx)
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(a.labDir(), "kubeconfig")
+	if err := os.WriteFile(name, config, 0o600); err != nil {
+		return fmt.Errorf("cannot write kubeconfig: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+name)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.Stdin, a.Stdout, a.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("kubectl: %w", err)
+	}
+	return nil
+}
+
+// kubectlProgram takes kubectl out of the release that the lab runs.
+func (a *app) kubectlProgram() (string, error) {
+	site, err := overlays.Load(a.dir)
+	if err != nil {
+		return "", err
+	}
+	doc, err := os.ReadFile(filepath.Join(a.outDir(), fmt.Sprintf("%s-%d.json", site.Name, site.Release)))
+	if err != nil {
+		return "", fmt.Errorf("cannot find the release: %w\nhint: run \"holdfast build\"", err)
+	}
+	var r Result
+	if err := json.Unmarshal(doc, &r); err != nil {
+		return "", fmt.Errorf("cannot read the release: %w", err)
+	}
+	name := filepath.Join(a.labDir(), "kubectl-"+r.OS.Root.Raw.Digest.Hex()[:16])
+	if _, err := os.Stat(name); err == nil {
+		return name, nil
+	}
+	s, err := a.cache()
+	if err != nil {
+		return "", err
+	}
+	return name, extract(s, r.OS.Root.Raw, "usr/bin/kubectl", name)
+}
+
+func (a *app) labConsole() *cobra.Command {
+	return &cobra.Command{
+		Use:     "console",
+		Short:   "Join the serial console; Ctrl-] leaves it",
+		Example: "  holdfast lab console",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			vm, err := lab.Open(a.labDir())
+			if err != nil {
+				return err
+			}
+			return vm.Attach(c.Context(), a.Stdin, a.Stdout)
+		},
+	}
+}
+
+func (a *app) labReboot() *cobra.Command {
+	var hard, wait bool
+	var timeout time.Duration
+	c := &cobra.Command{
+		Use:     "reboot",
+		Short:   "Reboot the lab's node",
+		Example: "  holdfast lab reboot --wait\n  holdfast lab reboot --hard",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			vm, err := lab.Open(a.labDir())
+			if err != nil {
+				return err
+			}
+			if err := vm.Reboot(c.Context(), hard); err != nil {
+				return err
+			}
+			if !wait {
+				return nil
+			}
+			return a.waitHealthy(c.Context(), vm, timeout)
+		},
+	}
+	c.Flags().BoolVar(&hard, "hard", false, "reset the machine without asking the node")
+	c.Flags().BoolVar(&wait, "wait", false, "wait until node and components are healthy")
+	c.Flags().DurationVar(&timeout, "timeout", 20*time.Minute, "with --wait: give up after that long")
+	return c
+}
+
+func (a *app) labDown() *cobra.Command {
+	return &cobra.Command{
+		Use:     "down",
+		Short:   "Stop the lab; its disk stays",
+		Example: "  holdfast lab down",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			vm, err := lab.Open(a.labDir())
+			if errors.Is(err, lab.ErrNotRunning) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			return vm.Down(c.Context())
+		},
+	}
+}

@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/image"
+	"holdfast.dev/holdfast/signing"
+	"holdfast.dev/holdfast/signing/authenticode"
+)
+
+// siteKeys are the keys in the site's directory.
+type siteKeys struct {
+	policy  signing.Policy
+	release crypto.Signer
+	db      crypto.Signer
+	dbCert  *x509.Certificate
+}
+
+// signingKeys reads the site's keys and holds them against the zone's rules.
+func (a *app) signingKeys(in inputs) (siteKeys, error) {
+	var k siteKeys
+	b, err := os.ReadFile(filepath.Join(a.dir, "trust", "policy.json"))
+	if err != nil {
+		return k, fmt.Errorf("cannot read the trust policy: %w\nhint: run \"holdfast keys generate\"", err)
+	}
+	if k.policy, err = signing.ParsePolicy(b); err != nil {
+		return k, fmt.Errorf("cannot use trust/policy.json: %w", err)
+	}
+	var errs []error
+	if !in.rules.DevelopmentKeys {
+		for _, key := range k.policy.Keys() {
+			if key.Development {
+				errs = append(errs, fmt.Errorf("%w: zone %s does not allow the development key %s", errPolicy, in.site.Zone, key.Name))
+			}
+		}
+	}
+	var e1, e2, e3 error
+	k.release, e1 = signing.LoadPrivateKey(filepath.Join(a.dir, "keys", "release.key"))
+	k.db, e2 = signing.LoadPrivateKey(filepath.Join(a.dir, "keys", "db.key"))
+	k.dbCert, e3 = signing.LoadCertificate(filepath.Join(a.dir, "trust", "db.crt"))
+	return k, errors.Join(append(errs, e1, e2, e3)...)
+}
+
+// bootParts are the signed programs that firmware runs.
+type bootParts struct {
+	uki, loader store.Content
+}
+
+// signBoot is the first pass: Authenticode over the programs that firmware
+// checks. Only their digests go to the key.
+func (b builder) signBoot(o image.OS) (bootParts, error) {
+	sign := func(name string, c store.Content) (store.Content, error) {
+		pe, err := b.store.ReadFile(c, 256<<20)
+		if err != nil {
+			return store.Content{}, err
+		}
+		sum, err := authenticode.Digest(pe)
+		if err != nil {
+			return store.Content{}, fmt.Errorf("cannot sign %s: %w", name, err)
+		}
+		sig, err := authenticode.SignDigest(sum, b.keys.dbCert, b.keys.db)
+		if err != nil {
+			return store.Content{}, fmt.Errorf("cannot sign %s: %w", name, err)
+		}
+		signed, err := authenticode.Attach(pe, sig)
+		if err != nil {
+			return store.Content{}, fmt.Errorf("cannot sign %s: %w", name, err)
+		}
+		if err := authenticode.Verify(signed, []*x509.Certificate{b.keys.dbCert}); err != nil {
+			return store.Content{}, fmt.Errorf("cannot sign %s: keys/db.key does not belong to trust/db.crt: %w", name, err)
+		}
+		return b.store.WriteBytes(signed)
+	}
+	var p bootParts
+	var e1, e2 error
+	p.uki, e1 = sign("the unified kernel image", o.UKI)
+	p.loader, e2 = sign("the boot loader", o.Loader)
+	return p, errors.Join(e1, e2)
+}
