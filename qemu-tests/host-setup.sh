@@ -56,7 +56,7 @@ mirror() {
 }
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
-version() { dpkg-query -W -f "\${db:Status-Status} \${Version}\n" "$1" 2>/dev/null | sed -n 's/^installed //p'; }
+version() { dpkg-query -W -f "\${db:Status-Status} \${Version}\n" "$1" 2>/dev/null | sed -n 's/^installed //p' || true; }
 
 # missing prints which packages are not there, or are there and too old.
 missing() {
@@ -112,7 +112,7 @@ go_as_user() {
 }
 
 # go_minor prints the x of Go 1.x as it runs in this module.
-go_minor() { go_as_user "$@" go version 2>/dev/null | sed -n 's/^go version go1\.\([0-9]*\).*/\1/p'; }
+go_minor() { go_as_user "$@" go version 2>/dev/null | sed -n 's/^go version go1\.\([0-9]*\).*/\1/p' || true; }
 
 check_go() {
   local minor
@@ -157,10 +157,13 @@ fetch_cosign() {
   fi
 }
 
-mapfile -t todo < <(missing "${packages[@]}")
-[ ${#todo[@]} = 0 ] || install "${todo[@]}"
-mapfile -t todo < <(missing "${packages[@]}")
-[ ${#todo[@]} = 0 ] || fail "still missing or too old: ${todo[*]}" "see what apt said above"
+list=$(missing "${packages[@]}")
+if [ -n "$list" ]; then
+  mapfile -t todo <<<"$list"
+  install "${todo[@]}"
+  list=$(missing "${packages[@]}")
+  [ -z "$list" ] || fail "still missing or too old: $list" "see what apt said above"
+fi
 check_go
 [ $test_tools = no ] || fetch_cosign
 say "all is there"
