@@ -112,37 +112,32 @@ func (c *Client) fetch(ctx context.Context, s *store.Store, it Item, had func(in
 
 func (c *Client) fetchFrom(ctx context.Context, s *store.Store, it Item, u string, had func(int64)) error {
 	partial := filepath.Join(s.Dir(), "partial", it.Content.Digest.Hex())
-	resumed := false
 	for restarts := 0; ; restarts++ {
+		resumed := false
 		err := c.retry(ctx, func() error {
 			r, err := c.transfer(ctx, partial, u, it.Content.Size, had)
 			resumed = resumed || r
 			return err
 		})
-		again := resumed // what was kept may be what is wrong: once more, afresh
-		switch {
-		case errors.Is(err, errRange):
-		case err != nil:
+		if err != nil {
 			return err
-		default:
-			err = adopt(s, partial, it.Content)
-			if !errors.Is(err, store.ErrMismatch) {
-				return err
-			}
+		}
+		if err = adopt(s, partial, it.Content); !errors.Is(err, store.ErrMismatch) {
+			return err
 		}
 		had(0)
-		if rerr := os.Remove(partial); rerr != nil && !errors.Is(rerr, os.ErrNotExist) {
+		if rerr := os.Remove(partial); rerr != nil {
 			return errors.Join(err, rerr)
 		}
-		if !again || restarts == tries {
+		if !resumed || restarts == 1 {
 			return err
 		}
-		resumed = false
+		// What was kept from before may be what is wrong: once more, afresh.
 	}
 }
 
-// transfer appends to the partial file what it lacks. It reports whether there
-// was a beginning from before.
+// transfer appends to the partial file what it lacks. It reports whether the
+// file had a beginning from before.
 func (c *Client) transfer(ctx context.Context, partial, u string, size int64, had func(int64)) (resumed bool, err error) {
 	f, err := os.OpenFile(partial, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
@@ -154,23 +149,36 @@ func (c *Client) transfer(ctx context.Context, partial, u string, size int64, ha
 		return false, &permanentError{err}
 	}
 	resumed = at > 0
-	if at > size {
-		return resumed, &permanentError{errRange}
+	had(min(at, size))
+	if at >= size && size > 0 {
+		return resumed, nil // whole, or too long, as adopt will see
 	}
-	had(at)
-	if at == size && size > 0 {
-		return resumed, nil
+	b, err := c.request(ctx, u, at)
+	if errors.Is(err, errRange) {
+		return resumed, errors.Join(err, f.Truncate(0))
 	}
-	body, stop, err := c.request(ctx, u, at)
 	if err != nil {
 		return resumed, err
 	}
-	defer stop()
+	defer b.close()
+	if at != b.start {
+		at, resumed = b.start, false
+		_, serr := f.Seek(at, io.SeekStart)
+		if err := errors.Join(serr, f.Truncate(at)); err != nil {
+			return false, &permanentError{err}
+		}
+	}
+	return resumed, save(f, b, at, size, had)
+}
+
+// save writes r to f, whose end is at, up to one byte more than size: enough
+// to know that it is too long.
+func save(f *os.File, r io.Reader, at, size int64, had func(int64)) error {
 	buf := make([]byte, 256<<10)
-	for at <= size { // one byte more than wanted is enough to know
-		n, err := body.Read(buf[:min(int64(len(buf)), size-at+1)])
+	for at <= size {
+		n, err := r.Read(buf[:min(int64(len(buf)), size-at+1)])
 		if _, werr := f.Write(buf[:n]); werr != nil {
-			return resumed, &permanentError{werr}
+			return &permanentError{werr}
 		}
 		at += int64(n)
 		had(min(at, size))
@@ -178,13 +186,13 @@ func (c *Client) transfer(ctx context.Context, partial, u string, size int64, ha
 			break
 		}
 		if err != nil {
-			return resumed, err
+			return err
 		}
 	}
 	if at < size {
-		return resumed, fmt.Errorf("%w: %d of %d bytes", io.ErrUnexpectedEOF, at, size)
+		return fmt.Errorf("%w: %d of %d bytes", io.ErrUnexpectedEOF, at, size)
 	}
-	return resumed, nil
+	return nil
 }
 
 // adopt moves a whole file into the store if its bytes are right.

@@ -50,9 +50,16 @@ func (c *Client) retry(ctx context.Context, f func() error) error {
 	}
 }
 
-// request asks for u from an offset. The body fails when it stalls; stop must
-// be called after reading it.
-func (c *Client) request(ctx context.Context, u string, offset int64) (body io.Reader, stop func(), err error) {
+// body is an answer; it must be closed.
+type body struct {
+	stallReader
+	start int64 // where in the file it begins: the offset asked for, or 0
+	close func()
+}
+
+// request asks for u from an offset. A mirror that does not know ranges sends
+// the file from its start. The body fails when it stalls.
+func (c *Client) request(ctx context.Context, u string, offset int64) (*body, error) {
 	stall := c.Stall
 	if stall == 0 {
 		stall = time.Minute
@@ -64,9 +71,13 @@ func (c *Client) request(ctx context.Context, u string, offset int64) (body io.R
 	if err != nil {
 		err = cause(ctx, err)
 		done()
-		return nil, nil, err
+		return nil, err
 	}
-	return &stallReader{ctx, resp.Body, timer, stall}, func() { resp.Body.Close(); done() }, nil
+	b := &body{stallReader: stallReader{ctx, resp.Body, timer, stall}, close: func() { resp.Body.Close(); done() }}
+	if resp.StatusCode == http.StatusPartialContent {
+		b.start = offset
+	}
+	return b, nil
 }
 
 func (c *Client) do(ctx context.Context, u string, offset int64) (*http.Response, error) {
@@ -76,10 +87,8 @@ func (c *Client) do(ctx context.Context, u string, offset int64) (*http.Response
 	}
 	// Sizes and offsets are those of the file, never of a compressed transfer.
 	req.Header.Set("Accept-Encoding", "identity")
-	want := http.StatusOK
 	if offset > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
-		want = http.StatusPartialContent
 	}
 	client := c.HTTP
 	if client == nil {
@@ -89,23 +98,24 @@ func (c *Client) do(ctx context.Context, u string, offset int64) (*http.Response
 	if err != nil {
 		return nil, err
 	}
-	if err := checkStatus(resp, want, offset); err != nil {
+	if err := checkStatus(resp, offset); err != nil {
 		resp.Body.Close()
 		return nil, err
 	}
 	return resp, nil
 }
 
-func checkStatus(resp *http.Response, want int, offset int64) error {
-	if resp.StatusCode == want {
-		if offset > 0 && !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", offset)) {
-			return &permanentError{errRange}
+func checkStatus(resp *http.Response, offset int64) error {
+	switch code := resp.StatusCode; {
+	case code == http.StatusOK:
+		return nil
+	case offset > 0 && code == http.StatusPartialContent:
+		if got := resp.Header.Get("Content-Range"); !strings.HasPrefix(got, fmt.Sprintf("bytes %d-", offset)) {
+			return fmt.Errorf("%w: asked from %d, got %.60q", errRange, offset, got)
 		}
 		return nil
-	}
-	switch code := resp.StatusCode; {
-	case offset > 0 && (code == http.StatusOK || code == http.StatusRequestedRangeNotSatisfiable):
-		return &permanentError{errRange}
+	case offset > 0 && code == http.StatusRequestedRangeNotSatisfiable:
+		return fmt.Errorf("%w: %s", errRange, resp.Status)
 	case code == http.StatusNotFound || code == http.StatusGone:
 		return &permanentError{fmt.Errorf("%w: %s", errGone, resp.Status)}
 	case code >= 500 || code == http.StatusTooManyRequests || code == http.StatusRequestTimeout:

@@ -160,11 +160,11 @@ func (c *Client) indexBytes(ctx context.Context, dir string, rel deb.Release, f 
 func (c *Client) get(ctx context.Context, u string, limit int64) ([]byte, error) {
 	var b []byte
 	err := c.retry(ctx, func() error {
-		resp, stop, err := c.request(ctx, u, 0)
+		resp, err := c.request(ctx, u, 0)
 		if err != nil {
 			return err
 		}
-		defer stop()
+		defer resp.close()
 		b, err = io.ReadAll(io.LimitReader(resp, limit+1))
 		if err != nil {
 			return err
