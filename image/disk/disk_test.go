@@ -294,3 +294,10 @@ func TestQcow2Sizes(t *testing.T) {
 		t.Errorf("%v is left", left)
 	}
 }
+
+func TestSgdisk(t *testing.T) {
+	sgdisk := tool(t, "sgdisk")
+	if out := sgdisk("--verify", write(t, sample(t))); !strings.Contains(out, "No problems found") {
+		t.Error(out)
+	}
+}
