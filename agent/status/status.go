@@ -149,17 +149,17 @@ func (r *Reporter) Phase(p string) {
 	r.Update(func(s *Status) { s.Phase, s.Faults = p, nil })
 }
 
-// Step runs f, says what it is about to do, and records how long it took.
+// Step runs f, and if it succeeds tells and records how long it took.
 func (r *Reporter) Step(name string, f func() error) error {
 	start := r.now()
 	err := f()
+	if err != nil {
+		return err
+	}
 	d := r.now().Sub(start)
 	r.Update(func(s *Status) {
 		s.Timings = append(s.Timings, Timing{name, float64(d.Milliseconds()) / 1000})
 	})
-	if err != nil {
-		return err
-	}
 	r.Say("%s: done in %.1f s", name, d.Seconds())
 	return nil
 }

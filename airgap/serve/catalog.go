@@ -2,10 +2,8 @@ package serve
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,19 +41,14 @@ type descriptor struct {
 // served without.
 func (r *registry) read() *catalog {
 	c := &catalog{blobs: map[store.Digest]blob{}, tags: map[string]store.Digest{}}
-	n := 0
-	for _, dir := range r.opts.Layouts {
-		roots, err := r.opts.Roots(dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			r.opts.Log.Warn("layout not served", "layout", dir, "error", err)
-		}
-		for _, root := range roots {
-			d := descriptor{MediaType: "application/vnd.oci.image.index.v1+json", Digest: root.Digest, Size: root.Size}
-			r.walk(c, d, 0)
-			n++
-		}
+	roots, err := r.opts.Roots(r.opts.Layouts)
+	if err != nil {
+		r.opts.Log.Warn("not served", "error", err)
 	}
-	r.opts.Log.Info("layouts read", "releases", n, "blobs", len(c.blobs), "tags", len(c.tags))
+	for _, root := range roots {
+		r.walk(c, descriptor{MediaType: "application/vnd.oci.image.index.v1+json", Digest: root.Digest, Size: root.Size}, 0)
+	}
+	r.opts.Log.Info("layouts read", "releases", len(roots), "blobs", len(c.blobs), "tags", len(c.tags))
 	return c
 }
 

@@ -21,9 +21,9 @@ import (
 	"holdfast.dev/holdfast/airgap/store"
 )
 
-// Roots gives the release indexes in the OCI layout at dir that verify, those
-// whose tags win first. A layout without one gives none.
-type Roots func(dir string) ([]store.Content, error)
+// Roots gives the release indexes in the layouts that verify, those whose tags
+// win first. With an error it may still give some; the error is logged.
+type Roots func(layouts []string) ([]store.Content, error)
 
 // Options says what to serve.
 type Options struct {

@@ -51,14 +51,18 @@ func release(t *testing.T, dir, tag string) (img v1.Image, root store.Content) {
 	return img, store.Content{Digest: store.FromBytes(raw), Size: int64(len(raw))}
 }
 
-// trustAll takes every index in a layout for verified.
-func trustAll(dir string) ([]store.Content, error) {
-	b, err := os.ReadFile(filepath.Join(dir, "index.json"))
-	if err != nil {
-		return nil, err
+// trustAll takes every index for verified.
+func trustAll(dirs []string) (all []store.Content, err error) {
+	for _, dir := range dirs {
+		b, e := os.ReadFile(filepath.Join(dir, "index.json"))
+		if e != nil {
+			continue
+		}
+		var idx struct{ Manifests []store.Content }
+		err = errors.Join(err, json.Unmarshal(b, &idx))
+		all = append(all, idx.Manifests...)
 	}
-	var idx struct{ Manifests []store.Content }
-	return idx.Manifests, errors.Join(json.Unmarshal(b, &idx))
+	return all, err
 }
 
 func server(t *testing.T, roots serve.Roots, dirs ...string) string {
@@ -173,7 +177,7 @@ func TestNotFound(t *testing.T) {
 func TestNothingUnverified(t *testing.T) {
 	dir := t.TempDir()
 	img, _ := release(t, dir, tag)
-	host := server(t, func(string) ([]store.Content, error) { return nil, errors.New("no key matches") }, dir)
+	host := server(t, func([]string) ([]store.Content, error) { return nil, errors.New("no key matches") }, dir)
 	d, _ := img.Digest()
 	for _, ref := range []string{host + "/app/web:v1", host + "/app/web@" + d.String()} {
 		if _, err := pull(t, ref); err == nil {

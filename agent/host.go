@@ -1,0 +1,104 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Host is the machine below the agent: where its files are, and what it can do
+// to it. Tests give another.
+type Host struct {
+	Root        string // prefix of all paths
+	Getenv      func(string) string
+	Now         func() time.Time
+	Random      io.Reader
+	SetTime     func(time.Time) error
+	SetHostname func(string) error
+	HasAddress  func(link, ip string) bool
+	Console     func() (io.WriteCloser, error)
+	// Run runs a program to its end; line gets each line of its output.
+	Run func(ctx context.Context, line func(string), name string, arg ...string) error
+	// Sleep waits; it returns ctx's error if that ends first.
+	Sleep func(ctx context.Context, d time.Duration) error
+}
+
+// Machine is the machine the program runs on. random and getenv come from main.
+func Machine(root string, random io.Reader, getenv func(string) string) Host {
+	return Host{
+		Root: root, Getenv: getenv, Now: time.Now, Random: random,
+		SetTime: func(t time.Time) error {
+			ts := unix.NsecToTimespec(t.UnixNano())
+			return unix.ClockSettime(unix.CLOCK_REALTIME, &ts)
+		},
+		SetHostname: func(s string) error { return unix.Sethostname([]byte(s)) },
+		HasAddress:  hasAddress,
+		Console: func() (io.WriteCloser, error) {
+			return os.OpenFile("/dev/console", os.O_WRONLY|unix.O_NOCTTY, 0)
+		},
+		Run:   runProgram,
+		Sleep: sleep,
+	}
+}
+
+func (h Host) path(p string) string { return filepath.Join(h.Root, p) }
+
+func hasAddress(link, ip string) bool {
+	i, err := net.InterfaceByName(link)
+	if err != nil {
+		return false
+	}
+	as, err := i.Addrs()
+	if err != nil {
+		return false
+	}
+	for _, a := range as {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().String() == ip {
+			return true
+		}
+	}
+	return false
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+func runProgram(ctx context.Context, line func(string), name string, arg ...string) error {
+	c := exec.CommandContext(ctx, name, arg...)
+	c.Cancel = func() error { return c.Process.Signal(unix.SIGTERM) }
+	c.WaitDelay = 10 * time.Second
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	c.Stdout, c.Stderr = w, w
+	err = c.Start()
+	w.Close() // ours; the program has its own
+	if err != nil {
+		return err
+	}
+	in := bufio.NewScanner(r)
+	in.Buffer(nil, 1<<20)
+	for in.Scan() {
+		line(in.Text())
+	}
+	// A line too long for us must not block the program.
+	_, err = io.Copy(io.Discard, r)
+	return errors.Join(c.Wait(), err)
+}
