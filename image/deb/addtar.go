@@ -31,8 +31,15 @@ func AddTar(t *rootfs.Tree, tarPath string, o AddOptions) error {
 		return fmt.Errorf("cannot add package %s: %w", o.Package, err)
 	}
 	defer f.Close()
+	if err := addTar(t, f, tarPath, o); err != nil {
+		return fmt.Errorf("cannot add package %s: %w", o.Package, err)
+	}
+	return nil
+}
+
+func addTar(t *rootfs.Tree, f io.ReadSeeker, tarPath string, o AddOptions) error {
 	seen := map[string]rootfs.File{} // regular files, for hard links
-	err = walkTar(f, func(h *tar.Header, offset int64) error {
+	return walkTar(f, func(h *tar.Header, offset int64) error {
 		file, err := fileOf(h, tarPath, offset, seen)
 		if err != nil {
 			return err
@@ -45,10 +52,6 @@ func AddTar(t *rootfs.Tree, tarPath string, o AddOptions) error {
 		}
 		return t.Add(file)
 	})
-	if err != nil {
-		return fmt.Errorf("cannot add package %s: %w", o.Package, err)
-	}
-	return nil
 }
 
 // walkTar calls fn for each member, with the offset of its content.

@@ -197,12 +197,8 @@ func FuzzAddTar(f *testing.F) {
 	f.Add(makeTar(f, contents...))
 	f.Add(makeTar(f, link("./bin", "usr/bin"), file("./bin/sh", "x")))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		name := filepath.Join(t.TempDir(), "data.tar")
-		if err := os.WriteFile(name, b, 0o644); err != nil {
-			t.Fatal(err)
-		}
 		tree := rootfs.New(0)
-		_ = deb.AddTar(tree, name, deb.AddOptions{})
+		_ = deb.AddTarFrom(tree, bytes.NewReader(b), "data.tar", deb.AddOptions{})
 		for _, file := range tree.Files() {
 			if !file.IsRegular() || file.Data == nil {
 				continue
