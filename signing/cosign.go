@@ -123,6 +123,7 @@ func signBytes(key crypto.Signer, b []byte) ([]byte, error) {
 	sum := sha256.Sum256(b)
 	var sig []byte
 	if k, ok := key.(*ecdsa.PrivateKey); ok {
+		// No randomness makes it deterministic; a token may insist on some.
 		sig, err = k.Sign(nil, sum[:], crypto.SHA256)
 	} else {
 		sig, err = key.Sign(rand.Reader, sum[:], crypto.SHA256)

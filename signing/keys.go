@@ -17,6 +17,7 @@ import (
 const maxKeyFile = 64 << 10
 
 // GenerateRelease makes a key that signs releases: ECDSA on P-256.
+// Since Go 1.26 crypto/ecdsa takes the system's randomness whatever rand is.
 func GenerateRelease(rand io.Reader) (*ecdsa.PrivateKey, error) {
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand)
 	if err != nil {

@@ -181,7 +181,7 @@ type Accepted struct {
 func (p Policy) count(zone string, signed func(*ecdsa.PublicKey) bool) (Accepted, error) {
 	rule, ok := p.Rule(zone)
 	if !ok {
-		return Accepted{}, fmt.Errorf("%w: the trust policy has no rule for zone %q", ErrUntrusted, zone)
+		return Accepted{}, fmt.Errorf("%w: the trust policy has no rule for zone %q\nhint: add a rule for the zone to trust/policy.json", ErrUntrusted, zone)
 	}
 	a := Accepted{Zone: zone}
 	for _, k := range p.keys {
@@ -190,7 +190,7 @@ func (p Policy) count(zone string, signed func(*ecdsa.PublicKey) bool) (Accepted
 		}
 	}
 	if len(a.Keys) < rule.Threshold {
-		return Accepted{}, fmt.Errorf("%w: signed by %d of the keys for zone %s, %d needed", ErrUntrusted, len(a.Keys), zone, rule.Threshold)
+		return Accepted{}, fmt.Errorf("%w: signed by %d of the keys for zone %s, %d needed\nhint: have it signed with more of the keys of that rule, or check that the trust policy is the right one", ErrUntrusted, len(a.Keys), zone, rule.Threshold)
 	}
 	return a, nil
 }
