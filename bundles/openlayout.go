@@ -136,10 +136,11 @@ func WriteIndex(dir string, rels ...*Verified) error {
 	if err != nil {
 		return err
 	}
-	for name, b := range map[string][]byte{layoutName: []byte(layoutJSON), indexName: b} {
-		if err := replaceFile(dir, name, b); err != nil {
-			return fmt.Errorf("cannot write %s: %w", filepath.Join(dir, name), err)
-		}
+	if err := replaceFile(dir, layoutName, []byte(layoutJSON)); err != nil {
+		return fmt.Errorf("cannot write %s: %w", filepath.Join(dir, layoutName), err)
+	}
+	if err := replaceFile(dir, indexName, b); err != nil {
+		return fmt.Errorf("cannot write %s: %w", filepath.Join(dir, indexName), err)
 	}
 	return nil
 }
