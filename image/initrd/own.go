@@ -38,9 +38,11 @@ ExecStart=-/usr/bin/sleep 15
 TimeoutStartSec=60
 `
 
-// manager makes a crash of PID 1 a restart as well.
+// manager makes a crash of PID 1 a restart as well, and gives disks that are
+// slow to come up longer than the usual 90 seconds.
 const manager = `[Manager]
 CrashAction=reboot
+DefaultDeviceTimeoutSec=180
 DefaultEnvironment=PATH=/usr/bin:/usr/sbin
 `
 
