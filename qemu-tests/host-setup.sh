@@ -124,11 +124,12 @@ check_go() {
     say "no Go is here"
     install golang-go
   fi
-  # Debian's go stays at its own version unless it is told otherwise.
+  # A go may be set to stay at its own version unless it is told otherwise.
   minor=$(go_minor env GOTOOLCHAIN=auto)
   [ "${minor:-0}" -ge 26 ] || fail "go cannot fetch Go 1.26 from the module proxy ($(go_as_user go env GOPROXY))" \
     "install Go 1.26 in /usr/local/go, or set GOPROXY to a mirror that has golang.org/toolchain"
-  say "Go 1.26 is used with: export GOTOOLCHAIN=auto"
+  minor=$(go_minor env)
+  [ "${minor:-0}" -ge 26 ] || say "Go 1.26 is used with: export GOTOOLCHAIN=auto"
 }
 
 # cosign is in Debian 13 only. It is one static program: on either release it
