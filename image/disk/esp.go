@@ -109,7 +109,7 @@ func copyFile(w io.Writer, f rootfs.File) error {
 		return err
 	}
 	defer r.Close()
-	buf := make([]byte, 1<<20)
+	buf := make([]byte, min(f.Size()+1, 1<<20))
 	for left := f.Size(); left > 0; {
 		p := buf[:min(left, int64(len(buf)))]
 		if _, err := io.ReadFull(r, p); err != nil {
