@@ -179,8 +179,8 @@ func (a *agent) insist(ctx context.Context, phase, what string, f func() error) 
 		}
 		if msg := err.Error(); msg != told || a.host.Now().Sub(at) >= repeatAfter {
 			told, at = msg, a.host.Now()
-			a.Say("FAULT: cannot %s; nothing more is started:\n%s", what, msg)
 			a.Update(func(s *status.Status) { s.Phase, s.Faults = phase, []string{msg} })
+			a.Say("FAULT: cannot %s; nothing more is started:\n%s", what, msg)
 			a.host.notify("STATUS=cannot " + what)
 		}
 		if err := a.host.Sleep(ctx, retryAfter); err != nil {
