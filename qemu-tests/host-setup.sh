@@ -96,7 +96,8 @@ install() {
   [ ${#newer[@]} = 0 ] || add_backports
   root apt-get update -q
   say "installing $*"
-  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends)
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends
+    -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold)
   [ ${#plain[@]} = 0 ] || root "${apt[@]}" "${plain[@]}"
   [ ${#newer[@]} = 0 ] || root "${apt[@]}" -t "$suite-backports" "${newer[@]}"
 }
