@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"holdfast.dev/holdfast/agent"
+	"holdfast.dev/holdfast/agent/apply"
 	"holdfast.dev/holdfast/agent/status"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles"
@@ -292,7 +293,7 @@ func TestUpToTheAPIServer(t *testing.T) {
 	secret := b.read("var/lib/holdfast/secrets/db_admin.json")
 	b.ran, b.console = nil, bytes.Buffer{}
 	b.start("waiting for the API server")
-	if len(b.ran) != 5 || !strings.HasPrefix(b.ran[2], "kubeadm init phase etcd local") {
+	if len(b.ran) != 6 || !strings.HasPrefix(b.ran[2], "kubeadm init phase etcd local") {
 		t.Errorf("ran %q", b.ran)
 	}
 	if b.read("var/lib/holdfast/secrets/db_admin.json") != secret {
@@ -359,6 +360,38 @@ func TestTheFaultIsRepeatedAndThenGone(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+// TestRealServer goes all the way with the API server that
+// HOLDFAST_TEST_KUBECONFIG names, on which it makes a node.
+func TestRealServer(t *testing.T) {
+	file := os.Getenv("HOLDFAST_TEST_KUBECONFIG")
+	if file == "" {
+		t.Skip("HOLDFAST_TEST_KUBECONFIG names no API server")
+	}
+	c, err := apply.Connect(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objs, err := apply.Parse([]byte(`{"apiVersion":"v1","kind":"Node","metadata":{"name":"node1"},
+	  "status":{"conditions":[{"type":"Ready","status":"True"}],"nodeInfo":{"kubeletVersion":"v1.36.3"}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Apply(t.Context(), objs[0]); err != nil {
+		t.Fatal(err)
+	}
+	b := newBox(t)
+	k := key(t)
+	b.trust(k)
+	b.seed(k, mac)
+	real, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.kubeadm = func([]string) error { b.write("etc/kubernetes/admin.conf", string(real)); return nil }
+	b.start("healthy: release demo 7, node node1, 1 components")
+	t.Log("\n" + b.said() + b.read("run/holdfast/status.json"))
 }
 
 func TestStatusAndUsage(t *testing.T) {

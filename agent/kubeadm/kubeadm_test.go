@@ -94,7 +94,7 @@ func TestFirstAndLaterBoot(t *testing.T) {
 	k := newMachine(t)
 	for _, want := range [][]string{
 		{"init --config " + kubeadm.ConfigFile},
-		{"init phase etcd", "init phase control-plane", "init phase kubelet-start"},
+		{"init phase etcd", "init phase control-plane", "init phase kubelet-start", "start kubelet.service"},
 	} {
 		k.ran = nil
 		if err := k.Up(t.Context()); err != nil || !slices.Equal(k.ran, want) {

@@ -62,6 +62,10 @@ func (n Node) again(ctx context.Context) error {
 			return fmt.Errorf("cannot start the control plane: %w", err)
 		}
 	}
+	// kubeadm only warns when the kubelet does not start.
+	if err := n.Run(ctx, func(string) {}, "/usr/bin/systemctl", "start", "kubelet.service"); err != nil {
+		return fmt.Errorf("cannot start the kubelet: %w\nhint: its journal tells more", err)
+	}
 	return nil
 }
 
