@@ -96,6 +96,9 @@ func Merge(all ...*Index) (*Index, error) {
 	if len(all) == 0 {
 		return nil, errors.New("cannot merge indices: none given")
 	}
+	if len(all) == 1 {
+		return all[0], nil
+	}
 	m := &Index{Arch: all[0].Arch, packages: map[string][]Package{}, providers: map[string][]provider{}}
 	for _, ix := range all {
 		if ix.Arch != m.Arch {
