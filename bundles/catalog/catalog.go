@@ -7,6 +7,9 @@
 // neither modules nor packages of holdfast itself.
 package catalog
 
+// Toolchain is the Go release that the recipes are known to build with.
+const Toolchain = "go1.26.8"
+
 // Component is one system of the platform, as component.yaml declares it.
 type Component struct {
 	Name         string        `json:"name"`

@@ -232,6 +232,7 @@ func TestBadComponents(t *testing.T) {
 		{"bad mode", good + strings.Replace(image, "user", "dirs: [{path: /b, mode: \"7\"}], user", 1), "four octal digits"},
 		{"image twice", good + image + strings.TrimPrefix(image, "images:\n"), "too"},
 		{"short secret", good + "secrets: [{name: s, namespace: n, generate: {k: 8}}]\n", "16 to 1024"},
+		{"readiness of another's", good + "ready: [{kind: Job, namespace: n, name: j}]\n", "not in its manifests"},
 		{"readiness of nothing", good + "ready: [{kind: Service, namespace: n, name: s}]\n", "cannot wait for Service"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -134,8 +134,16 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 				fault("cannot wait for %s %s/%s", r.Kind, r.Namespace, r.Name)
 			}
 		}
-		if _, err := Render(c, images); err != nil {
+		objects, err := pin(c, images)
+		if err != nil {
 			errs = append(errs, err)
+			continue
+		}
+		for _, r := range c.Ready {
+			want := object{kind: r.Kind, namespace: r.Namespace, name: r.Name}
+			if !slices.ContainsFunc(objects, func(o object) bool { return o.key() == want.key() }) {
+				fault("it is ready with %s, which is not in its manifests", want.key())
+			}
 		}
 	}
 	return errs

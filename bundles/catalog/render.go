@@ -20,6 +20,15 @@ import (
 // for each step, the files in order of application. An image that digests
 // lacks is an error that names file and line; all are reported together.
 func Render(c Component, digests map[string]store.Digest) ([]File, error) {
+	objects, err := pin(c, digests)
+	if err != nil {
+		return nil, err
+	}
+	return files(objects), nil
+}
+
+// pin reads the objects of c and pins their images.
+func pin(c Component, digests map[string]store.Digest) ([]object, error) {
 	var errs []error
 	var objects []object
 	used := map[PodTemplate]bool{}
@@ -47,7 +56,7 @@ func Render(c Component, digests map[string]store.Digest) ([]File, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return files(objects), nil
+	return objects, nil
 }
 
 // object is one Kubernetes object, ready to be applied.

@@ -96,9 +96,14 @@ func TestFetchToolchain(t *testing.T) {
 	want := h1(t, good)
 	s := serve(t, map[string][]byte{zipPath: good})
 	cache := t.TempDir()
-	goroot, got, err := FetchToolchain(t.Context(), s.proxy(), "go1.26.8", "", cache)
+	proxy, told := s.proxy(), int64(0)
+	proxy.Progress = func(_ string, done, _ int64) { told = done }
+	goroot, got, err := FetchToolchain(t.Context(), proxy, "go1.26.8", "", cache)
 	if err != nil || got != want {
 		t.Fatalf("at lock: %s, %v; want %s", got, err, want)
+	}
+	if told != int64(len(good)) {
+		t.Errorf("told of %d bytes of %d", told, len(good))
 	}
 	for name, mode := range map[string]os.FileMode{"bin/go": 0o755, "pkg/tool/linux_amd64/compile": 0o755, "src/go.mod": 0o644, "src/a/a.go": 0o644} {
 		if fi, err := os.Stat(filepath.Join(goroot, name)); err != nil || fi.Mode() != mode {

@@ -68,8 +68,9 @@ func FetchModules(ctx context.Context, goroot string, proxy Proxy, recipe gobuil
 		if err = download(ctx, goroot, proxy, recipe, cacheDir, len(needed), log); err == nil || ctx.Err() != nil {
 			break
 		}
-		// Other bytes than those in go.sum stay other at the next try.
-		if errors.Is(err, store.ErrMismatch) {
+		// Other bytes than those in go.sum, and a file that no proxy has, are
+		// the same at the next try.
+		if errors.Is(err, store.ErrMismatch) || errors.Is(err, ErrNotFound) {
 			break
 		}
 	}
@@ -160,6 +161,8 @@ func downloadErrors(r io.Reader) error {
 		case m.Error == "":
 		case strings.Contains(m.Error, "checksum mismatch"):
 			errs = append(errs, fmt.Errorf("%s@%s: %w: %s", m.Path, m.Version, store.ErrMismatch, m.Error))
+		case strings.Contains(m.Error, "404 Not Found") || strings.Contains(m.Error, "410 Gone"):
+			errs = append(errs, fmt.Errorf("%s@%s: %w: %s", m.Path, m.Version, ErrNotFound, m.Error))
 		default:
 			errs = append(errs, fmt.Errorf("%s@%s: %s", m.Path, m.Version, m.Error))
 		}

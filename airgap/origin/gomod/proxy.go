@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -24,6 +25,10 @@ var ErrNotFound = errors.New("not found")
 type Proxy struct {
 	URLs string   // as GOPROXY: URLs separated by "," (next if not found) or "|" (next after any error)
 	Env  []string // NAME=value: how to reach it, and the sum database
+
+	// Progress, if set, hears of the toolchain's archive now and then; total
+	// is -1 where the proxy does not say.
+	Progress func(file string, done, total int64)
 }
 
 // passed are the settings that the go command needs to reach a proxy, all of
@@ -111,9 +116,9 @@ func (p Proxy) entries() ([]entry, error) {
 	return out, nil
 }
 
-// get writes the file at path below the proxies into w, at most limit bytes.
+// get writes the file of that name below the proxies into w, at most limit bytes.
 // w is emptied before each attempt.
-func (p Proxy) get(ctx context.Context, path string, limit int64, w *os.File) error {
+func (p Proxy) get(ctx context.Context, name string, limit int64, w *os.File) error {
 	entries, err := p.entries()
 	if err != nil {
 		return err
@@ -123,8 +128,8 @@ func (p Proxy) get(ctx context.Context, path string, limit int64, w *os.File) er
 	}
 	var errs []error
 	for _, e := range entries {
-		u := e.url.JoinPath(path)
-		err := getRetrying(ctx, u, limit, w)
+		u := e.url.JoinPath(name)
+		err := getRetrying(ctx, u, limit, w, p.Progress)
 		if err == nil {
 			return nil
 		}
@@ -138,7 +143,7 @@ func (p Proxy) get(ctx context.Context, path string, limit int64, w *os.File) er
 
 const attempts = 3
 
-func getRetrying(ctx context.Context, u *url.URL, limit int64, w *os.File) error {
+func getRetrying(ctx context.Context, u *url.URL, limit int64, w *os.File, progress func(string, int64, int64)) error {
 	var err error
 	for i := range attempts {
 		if i > 0 {
@@ -149,67 +154,105 @@ func getRetrying(ctx context.Context, u *url.URL, limit int64, w *os.File) error
 			}
 		}
 		var again bool
-		if again, err = getOnce(ctx, u, limit, w); err == nil || !again {
+		if again, err = getOnce(ctx, u, limit, w, progress); err == nil || !again {
 			return err
 		}
 	}
 	return fmt.Errorf("%w (tried %d times)", err, attempts)
 }
 
+// stall is how long a proxy may say nothing.
+const stall = time.Minute
+
+var errStalled = fmt.Errorf("nothing came for %v", stall)
+
 // getOnce says with its error whether another try could help.
-func getOnce(ctx context.Context, u *url.URL, limit int64, w *os.File) (again bool, err error) {
+func getOnce(ctx context.Context, u *url.URL, limit int64, w *os.File, progress func(string, int64, int64)) (again bool, err error) {
 	if _, err := w.Seek(0, io.SeekStart); err != nil {
 		return false, err
 	}
 	if err := w.Truncate(0); err != nil {
 		return false, err
 	}
-	var body io.ReadCloser
+	attempt, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watch := time.AfterFunc(stall, func() { cancel(errStalled) })
+	defer watch.Stop()
+
+	body, size, again, err := open(attempt, u)
+	if err == nil {
+		defer body.Close()
+		if size > limit {
+			return false, fmt.Errorf("%d bytes, more than the %d allowed", size, limit)
+		}
+		r := &reader{r: body, watch: watch, tell: func(done int64) {
+			if progress != nil {
+				progress(path.Base(u.Path), done, size)
+			}
+		}}
+		if _, err = io.Copy(w, io.LimitReader(r, limit+1)); err == nil && r.n > limit {
+			return false, fmt.Errorf("more than the %d bytes allowed", limit)
+		}
+		again = true
+	}
+	if err != nil && errors.Is(context.Cause(attempt), errStalled) {
+		err = errStalled
+	}
+	return again && ctx.Err() == nil, err
+}
+
+// reader puts the watch off with every byte, and tells of them.
+type reader struct {
+	r     io.Reader
+	n     int64
+	watch *time.Timer
+	tell  func(int64)
+}
+
+func (r *reader) Read(b []byte) (int, error) {
+	n, err := r.r.Read(b)
+	if n > 0 {
+		r.n += int64(n)
+		r.watch.Reset(stall)
+		r.tell(r.n)
+	}
+	return n, err
+}
+
+// open starts to read u; size is -1 where it is not known. With an error it
+// says whether another try could help.
+func open(ctx context.Context, u *url.URL) (body io.ReadCloser, size int64, again bool, err error) {
 	if u.Scheme == "file" {
 		f, err := os.Open(filepath.FromSlash(u.Path))
 		if errors.Is(err, fs.ErrNotExist) {
-			return false, ErrNotFound
+			return nil, 0, false, ErrNotFound
 		}
 		if err != nil {
-			return false, err
+			return nil, 0, false, err
 		}
-		body = f
-	} else {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-		if err != nil {
-			return false, errors.New("not a URL to ask for")
-		}
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			var ue *url.Error
-			if errors.As(err, &ue) {
-				err = ue.Err // it would repeat the URL
-			}
-			return ctx.Err() == nil, err
-		}
-		body = resp.Body
-		if resp.StatusCode != http.StatusOK {
-			body.Close()
-			switch {
-			case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusGone:
-				return false, fmt.Errorf("%w: %s", ErrNotFound, resp.Status)
-			case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests:
-				return true, errors.New(resp.Status)
-			}
-			return false, errors.New(resp.Status)
-		}
-		if resp.ContentLength > limit {
-			body.Close()
-			return false, fmt.Errorf("%d bytes, more than the %d allowed", resp.ContentLength, limit)
-		}
+		return f, -1, false, nil
 	}
-	defer body.Close()
-	n, err := io.Copy(w, io.LimitReader(body, limit+1))
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return ctx.Err() == nil, err
+		return nil, 0, false, errors.New("not a URL to ask for")
 	}
-	if n > limit {
-		return false, fmt.Errorf("more than the %d bytes allowed", limit)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) {
+			err = ue.Err // the other repeats the URL, and a password in it
+		}
+		return nil, 0, true, err
 	}
-	return false, nil
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, resp.ContentLength, false, nil
+	}
+	resp.Body.Close()
+	switch code := resp.StatusCode; {
+	case code == http.StatusNotFound || code == http.StatusGone:
+		return nil, 0, false, fmt.Errorf("%w: %s", ErrNotFound, resp.Status)
+	case code >= 500 || code == http.StatusTooManyRequests:
+		again = true
+	}
+	return nil, 0, again, errors.New(resp.Status)
 }
