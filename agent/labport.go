@@ -2,19 +2,24 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"strings"
 	"time"
 
 	"holdfast.dev/holdfast/agent/kubeadm"
 	"holdfast.dev/holdfast/agent/lab"
+	"holdfast.dev/holdfast/agent/status"
 )
 
 // labPort answers the lab for as long as the machine has its device.
 func (a *agent) labPort(ctx context.Context) {
 	name := a.host.path(lab.Port)
 	n := lab.Node{
-		Status: func() any { return a.Get() },
+		Status: func() (any, error) {
+			b, err := status.Encode(a.Get())
+			return json.RawMessage(b), err
+		},
 		Kubeconfig: func() (string, error) {
 			b, err := os.ReadFile(a.host.path(kubeadm.AdminConf))
 			return string(b), err

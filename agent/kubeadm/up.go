@@ -47,7 +47,11 @@ func (n Node) Up(ctx context.Context) error {
 	if err := n.run(ctx, "init", "--config", ConfigFile, "--skip-token-print"); err != nil {
 		return fmt.Errorf("cannot create the control plane: %w", err)
 	}
-	if err := atomicfile.Write(n.path(doneFile), []byte("done\n"), 0o644); err != nil {
+	err = os.MkdirAll(filepath.Dir(n.path(doneFile)), 0o755)
+	if err == nil {
+		err = atomicfile.Write(n.path(doneFile), []byte("done\n"), 0o644)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot mark the first boot as done: %w", err)
 	}
 	return nil

@@ -37,7 +37,7 @@ type Answer struct {
 
 // Node is what the port gives access to.
 type Node struct {
-	Status     func() any
+	Status     func() (any, error)
 	Kubeconfig func() (string, error)
 	Logs       func(ctx context.Context, unit string, lines int) (string, error)
 	Power      func(ctx context.Context, verb string) error // reboot or poweroff
@@ -86,7 +86,7 @@ var unitName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:\\-]{0,127}$`)
 func (n Node) do(ctx context.Context, q Request) (any, error) {
 	switch q.Op {
 	case "status":
-		return n.Status(), nil
+		return n.Status()
 	case "kubeconfig":
 		return n.Kubeconfig()
 	case "logs":

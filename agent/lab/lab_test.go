@@ -11,10 +11,10 @@ import (
 	"holdfast.dev/holdfast/agent/lab"
 )
 
-func talk(t *testing.T, in string) (string, error) {
+func talk(t testing.TB, in string) (string, error) {
 	t.Helper()
 	n := lab.Node{
-		Status:     func() any { return map[string]string{"phase": "healthy"} },
+		Status:     func() (any, error) { return map[string]string{"phase": "healthy"}, nil },
 		Kubeconfig: func() (string, error) { return "", errors.New("no cluster yet") },
 		Logs:       func(_ context.Context, unit string, n int) (string, error) { return unit, nil },
 		Power:      func(context.Context, string) error { return nil },
@@ -44,4 +44,14 @@ func TestAnswers(t *testing.T) {
 	if _, err := talk(t, strings.Repeat("x", 1<<20)); err == nil {
 		t.Error("read a line of 1 MiB")
 	}
+}
+
+func FuzzServe(f *testing.F) {
+	f.Add(`{"id":3,"op":"logs","unit":"kubelet.service","lines":-1}`)
+	f.Fuzz(func(t *testing.T, in string) {
+		out, err := talk(t, in)
+		if err == nil && strings.Count(out, "\n") > strings.Count(in, "\n")+1 {
+			t.Errorf("%q: %q", in, out)
+		}
+	})
 }

@@ -72,7 +72,7 @@ func (i Image) Ref() string { return i.Name + "@" + i.Digest }
 type Component struct {
 	Name      string   `json:"name"`
 	Namespace string   `json:"namespace"`
-	Needs     []string `json:"needs"`
+	Needs     []string `json:"needs"` // one that is no component here is part of the OS
 	Secrets   []Secret `json:"secrets"`
 	Ready     []Ready  `json:"ready"`
 }
@@ -120,13 +120,7 @@ func Parse(b []byte) (Config, error) {
 			}
 		}
 	}
-	var seen []string
 	for _, k := range c.Components {
-		for _, need := range k.Needs {
-			if !slices.Contains(seen, need) {
-				bad("component %s needs %s, which does not come before it", k.Name, need)
-			}
-		}
 		for _, s := range k.Secrets {
 			if !label.MatchString(s.Name) || !label.MatchString(s.Namespace) {
 				bad("component %s: secret %q in %q", k.Name, s.Name, s.Namespace)
@@ -137,7 +131,6 @@ func Parse(b []byte) (Config, error) {
 				}
 			}
 		}
-		seen = append(seen, k.Name)
 	}
 	return c, errors.Join(errs...)
 }

@@ -75,8 +75,8 @@ func TestNetworkFiles(t *testing.T) {
 
 func TestParseFaults(t *testing.T) {
 	_, err := node.Parse([]byte(`{"nodes":[{"name":"N_1","address":"10.0.0.1"}],
-	 "components":[{"name":"a","needs":["b"],"secrets":[{"name":"../x","namespace":"n","generate":{"k":0}}]}]}`))
-	for _, want := range []string{`"N_1"`, "address", "needs b", `"../x"`, "0 characters"} {
+	 "components":[{"name":"a","secrets":[{"name":"../x","namespace":"n","generate":{"k":0}}]}]}`))
+	for _, want := range []string{`"N_1"`, "address", `"../x"`, "0 characters"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no word of %s in: %v", want, err)
 		}
