@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -360,6 +362,72 @@ func TestTheFaultIsRepeatedAndThenGone(t *testing.T) {
 	}
 	cancel()
 	<-done
+}
+
+func TestTheClockOnlyGoesForward(t *testing.T) {
+	b := newBox(t)
+	k := key(t)
+	b.trust(k)
+	b.seed(k, mac)
+	b.start("this machine is node node1")
+	if !b.set.IsZero() {
+		t.Errorf("a clock that is right was set to %v", b.set)
+	}
+	later := int64(epoch + 1_000_000)
+	b.write("var/lib/holdfast/time", fmt.Sprint(later))
+	b.console.Reset()
+	b.start("this machine is node node1")
+	if b.set.Unix() != later {
+		t.Errorf("set to %v, not to the time persisted last", b.set)
+	}
+}
+
+// TestServe asks the real port, where another program may listen.
+func TestServe(t *testing.T) {
+	for name, trusted := range map[string]bool{"trusted": true, "untrusted": false} {
+		t.Run(name, func(t *testing.T) {
+			b := newBox(t)
+			k := key(t)
+			b.seed(k, mac)
+			if !trusted {
+				k = key(t)
+			}
+			b.trust(k)
+			if l, err := net.Listen("tcp", "127.0.0.1:5001"); err != nil {
+				t.Skip("port 5001 is in use: ", err)
+			} else {
+				l.Close()
+			}
+			socket := filepath.Join(t.TempDir(), "notify")
+			systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer systemd.Close()
+			b.Getenv = func(string) string { return socket }
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan int)
+			go func() {
+				done <- agent.Main(ctx, []string{"serve"}, func(string) agent.Host { return b.Host }, io.Discard, io.Discard)
+			}()
+			buf := make([]byte, 100)
+			if n, err := systemd.Read(buf); err != nil || !strings.HasPrefix(string(buf[:n]), "READY=1\n") {
+				t.Errorf("systemd was told %q, %v", buf[:n], err)
+			}
+			resp, err := http.Get("http://127.0.0.1:5001/v2/etcd/manifests/3.6.5-0?ns=registry.k8s.io")
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if (resp.StatusCode == http.StatusOK) != trusted {
+				t.Error(resp.Status)
+			}
+			cancel()
+			if code := <-done; code != 0 {
+				t.Errorf("stopped with %d", code)
+			}
+		})
+	}
 }
 
 // TestRealServer goes all the way with the API server that
