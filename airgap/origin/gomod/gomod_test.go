@@ -304,7 +304,7 @@ func TestBadModules(t *testing.T) {
 		{"other bytes", "digest mismatch", func(_ gobuild.Recipe, f map[string][]byte) {
 			f["/example.org/dep/@v/v1.0.0.zip"] = pack(t, "example.org/dep@v1.0.0/", map[string]string{"dep.go": "package dep\n"})
 		}},
-		{"not there", "example.org/dep@v1.0.0", func(_ gobuild.Recipe, f map[string][]byte) { clear(f) }},
+		{"not there", "not found:\ngo: example.org/dep@v1.0.0", func(_ gobuild.Recipe, f map[string][]byte) { clear(f) }},
 		{"not in go.sum", "go.sum lacks example.org/dep@v1.0.0", func(r gobuild.Recipe, _ map[string][]byte) { r.Files["go.sum"] = nil }},
 		{"a directory", "by a directory", func(r gobuild.Recipe, _ map[string][]byte) {
 			r.Files["go.mod"] = append(r.Files["go.mod"], "\nreplace example.org/dep => ./dep\n"...)

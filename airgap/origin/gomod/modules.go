@@ -114,8 +114,8 @@ func download(ctx context.Context, goroot string, proxy Proxy, recipe gobuild.Re
 	}
 	if runErr != nil {
 		said := strings.Join(stderr.said, "\n")
-		if strings.Contains(said, "checksum mismatch") {
-			runErr = store.ErrMismatch
+		if known := classify(said); known != nil {
+			runErr = known
 		}
 		return fmt.Errorf("%w:\n%s", runErr, said)
 	}
@@ -157,16 +157,26 @@ func downloadErrors(r io.Reader) error {
 			}
 			return errors.Join(errs...)
 		}
-		switch {
-		case m.Error == "":
-		case strings.Contains(m.Error, "checksum mismatch"):
-			errs = append(errs, fmt.Errorf("%s@%s: %w: %s", m.Path, m.Version, store.ErrMismatch, m.Error))
-		case strings.Contains(m.Error, "404 Not Found") || strings.Contains(m.Error, "410 Gone"):
-			errs = append(errs, fmt.Errorf("%s@%s: %w: %s", m.Path, m.Version, ErrNotFound, m.Error))
-		default:
+		if m.Error == "" {
+			continue
+		}
+		if known := classify(m.Error); known != nil {
+			errs = append(errs, fmt.Errorf("%s@%s: %w: %s", m.Path, m.Version, known, m.Error))
+		} else {
 			errs = append(errs, fmt.Errorf("%s@%s: %s", m.Path, m.Version, m.Error))
 		}
 	}
+}
+
+// classify knows the failures that another try does not mend.
+func classify(said string) error {
+	switch {
+	case strings.Contains(said, "checksum mismatch"):
+		return store.ErrMismatch
+	case strings.Contains(said, ": 404 Not Found"), strings.Contains(said, ": 410 Gone"):
+		return ErrNotFound
+	}
+	return nil
 }
 
 // fetched counts the archives that the go command fetches, and keeps what it
