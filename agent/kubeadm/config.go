@@ -104,9 +104,8 @@ func kubeletConfig() m {
 		"serverTLSBootstrap":    false,
 		"serializeImagePulls":   false,
 		"maxParallelImagePulls": 4,
-		// The kubelet sets the kernel's values that it wants itself; protecting
-		// them would only make it refuse to start.
-		"protectKernelDefaults": false,
+		// The image's sysctl.d sets what the kubelet wants; a difference is a fault.
+		"protectKernelDefaults": true,
 	}
 }
 

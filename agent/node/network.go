@@ -42,8 +42,3 @@ func ResolvConf(n Node) []byte {
 	}
 	return []byte(b.String())
 }
-
-// Hosts is /etc/hosts for this node: its own name must resolve without DNS.
-func Hosts(n Node, domain string) []byte {
-	return fmt.Appendf(nil, "127.0.0.1 localhost\n::1 localhost\n%s %s api.%s\n", n.IP(), n.Name, domain)
-}
