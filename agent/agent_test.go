@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -18,6 +19,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"holdfast.dev/holdfast/agent"
 	"holdfast.dev/holdfast/agent/apply"
@@ -380,6 +383,49 @@ func TestTheClockOnlyGoesForward(t *testing.T) {
 	if b.set.Unix() != later {
 		t.Errorf("set to %v, not to the time persisted last", b.set)
 	}
+}
+
+// TestLabPort talks over a terminal, a device as the port is one.
+func TestLabPort(t *testing.T) {
+	b := newBox(t)
+	k := key(t)
+	b.trust(k)
+	b.seed(k, mac)
+	host, name, err := openPTY()
+	if err != nil {
+		t.Skip("no pseudo terminal: ", err)
+	}
+	defer host.Close()
+	port := filepath.Join(b.Root, "dev/virtio-ports/dev.holdfast.lab")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(port), 0o755), os.Symlink(name, port)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan int)
+	go func() {
+		done <- agent.Main(ctx, []string{"run"}, func(string) agent.Host { return b.Host }, io.Discard, io.Discard)
+	}()
+	fmt.Fprint(host, "\n{\"id\":5,\"op\":\"status\"}\n")
+	in := bufio.NewScanner(host)
+	for in.Scan() && !strings.Contains(in.Text(), `"ok":true`) { // past the terminal's echo
+	}
+	if !strings.Contains(in.Text(), `"id":5`) || !strings.Contains(in.Text(), `"name":"demo"`) {
+		t.Errorf("answered %s", in.Text())
+	}
+	cancel()
+	<-done
+}
+
+func openPTY() (*os.File, string, error) {
+	f, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, "", err
+	}
+	n, err := unix.IoctlGetInt(int(f.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(f.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	return f, fmt.Sprintf("/dev/pts/%d", n), err
 }
 
 // TestServe asks the real port, where another program may listen.

@@ -39,19 +39,29 @@ func (a *agent) labPort(ctx context.Context) {
 	}
 	a.Say("the lab's port is open: this machine answers it")
 	for ctx.Err() == nil {
-		f, err := os.OpenFile(name, os.O_RDWR, 0)
-		if err == nil {
-			stop := context.AfterFunc(ctx, func() { f.Close() })
-			err = lab.Serve(ctx, f, n)
-			stop()
-			f.Close()
-		}
-		if err != nil {
+		if err := a.answerOn(ctx, name, n); err != nil && ctx.Err() == nil {
 			a.log.Warn("lab port", "error", err)
 		}
-		// With nobody at the other end a read ends at once.
-		if a.host.Sleep(ctx, time.Second/2) != nil {
-			return
+		_ = a.host.Sleep(ctx, time.Second/2)
+	}
+}
+
+// answerOn keeps the port open while nobody is at its other end, since what
+// is sent to a closed port is lost; a read then ends at once.
+func (a *agent) answerOn(ctx context.Context, name string, n lab.Node) error {
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	stop := context.AfterFunc(ctx, func() { f.Close() })
+	defer stop()
+	for {
+		if err := lab.Serve(ctx, f, n); err != nil {
+			return err
+		}
+		if err := a.host.Sleep(ctx, time.Second/5); err != nil {
+			return err
 		}
 	}
 }
