@@ -151,41 +151,26 @@ func excludedNames(w Want) []string {
 // maintainer scripts are part of the lock.
 func Resolve(ctx context.Context, r Request, previous Lock, net Network, s *store.Store, opt Options) (Lock, error) {
 	if len(opt.Update) == 0 && r.setsFit(previous) {
-		return r.local(previous), nil
+		return r.local(previous).judge(opt), nil
 	}
 	lock := r.local(Lock{})
-	archives := []debian.Archive{
-		{Name: debian.Main, Suite: r.Suite, Components: r.Sections, Arch: "amd64"},
-		{Name: debian.Main, Suite: r.Suite + "-updates", Components: r.Sections, Arch: "amd64"},
-		{Name: debian.Security, Suite: r.Suite + "-security", Components: r.Sections, Arch: "amd64"},
+	index, results, err := r.index(ctx, net)
+	if err != nil {
+		return Lock{}, fmt.Errorf("cannot lock: %w", err)
 	}
-	var indices []*deb.Index
-	var errs []error
-	for _, a := range archives {
-		res, err := debian.Index(ctx, net.Debian, a)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		indices = append(indices, res.Index)
+	for _, res := range results {
 		lock.Epoch = max(lock.Epoch, res.Release.Date.Unix())
-		la := Archive{Name: a.Name, Suite: a.Suite, Date: res.Release.Date.UTC().Format(time.RFC3339), InRelease: res.InReleaseContent}
+		la := Archive{Name: res.Archive.Name, Suite: res.Archive.Suite, Date: res.Release.Date.UTC().Format(time.RFC3339), InRelease: res.InReleaseContent}
 		if !res.Release.ValidUntil.IsZero() {
 			la.ValidUntil = res.Release.ValidUntil.UTC().Format(time.RFC3339)
 		}
 		lock.Archives = append(lock.Archives, la)
 	}
-	if err := errors.Join(errs...); err != nil {
-		return Lock{}, fmt.Errorf("cannot lock: %w", err)
-	}
-	index, err := deb.Merge(indices...)
-	if err != nil {
-		return Lock{}, err
-	}
 	pinned, err := pin(index, previous, opt)
 	if err != nil {
 		return Lock{}, err
 	}
+	var errs []error
 	chosen := map[string]Package{}
 	for _, w := range r.Sets {
 		sel, err := deb.Resolve(pinned, w.Packages, w.Exclude)
@@ -285,16 +270,25 @@ func inspect(l *Lock, s *store.Store, opt Options) error {
 			if !ok {
 				continue
 			}
-			verdict := Unreviewed
-			if opt.Verdict != nil {
-				if v := opt.Verdict(p.Name, name, d); v != "" {
-					verdict = v
-				}
-			}
-			l.Packages[i].Scripts = append(l.Packages[i].Scripts, Script{name, d, verdict})
+			l.Packages[i].Scripts = append(l.Packages[i].Scripts, Script{name, d, Unreviewed})
 		}
 	}
+	*l = l.judge(opt)
 	return errors.Join(errs...)
+}
+
+// judge gives every script the reviewers' verdict; one that they have none for
+// keeps the word it has.
+func (l Lock) judge(opt Options) Lock {
+	if opt.Verdict == nil {
+		return l
+	}
+	return l.eachScript(func(p Package, s Script) string {
+		if v := opt.Verdict(p.Name, s.Name, s.Digest); v != "" {
+			return v
+		}
+		return s.Verdict
+	})
 }
 
 func items(l Lock) []debian.Item {

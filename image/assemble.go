@@ -185,7 +185,7 @@ func bootFiles(t *rootfs.Tree) (loader, stub []byte, err error) {
 
 // addOurs puts in what comes from no package.
 func addOurs(t *rootfs.Tree, p Plan, in Inputs) error {
-	info, err := json.Marshal(map[string]string{"name": p.Name, "version": in.Version, "suite": p.Suite})
+	info, err := json.Marshal(map[string]string{"name": p.Name, "version": in.Version, "suite": p.Suite, "zone": p.Zone})
 	if err != nil {
 		return err
 	}

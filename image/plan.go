@@ -32,7 +32,8 @@ var basePackages = []string{
 	"systemd-boot", "systemd-boot-efi", "systemd-boot-tools", // the loader and the UKI stub
 	"systemd-cryptsetup", "cryptsetup-bin", "systemd-repart", "e2fsprogs", // verity, var
 	"systemd-resolved", "systemd-timesyncd",
-	"kmod", "bash", "coreutils", "util-linux", "mount", "login", "passwd", "procps",
+	"kmod", "liblzma5", // libkmod opens liblzma for compressed modules at run time
+	"bash", "coreutils", "util-linux", "mount", "login", "passwd", "procps",
 	"grep", "sed", "findutils", "debianutils", "mawk",
 	"iproute2", "ethtool", "conntrack", "socat", "iptables", "nftables", "ca-certificates",
 	"runc", "containernetworking-plugins", // what containerd and the kubelet call
@@ -78,6 +79,7 @@ type Program struct {
 type Plan struct {
 	Name     string           `json:"name"`
 	Suite    string           `json:"suite"`
+	Zone     string           `json:"zone"` // the only one whose releases the node takes
 	Kernel   string           `json:"kernel"` // flavour
 	Epoch    int64            `json:"epoch"`
 	Packages []airgap.Package `json:"packages"` // in order of unpacking
@@ -105,6 +107,7 @@ func MakePlan(site overlays.Site, lock airgap.Lock, programs []Program) (Plan, e
 	return Plan{
 		Name:     site.Name,
 		Suite:    site.OS.Suite,
+		Zone:     site.Zone,
 		Kernel:   site.OS.Kernel,
 		Epoch:    lock.Epoch,
 		Packages: ps,

@@ -8,7 +8,7 @@ import (
 	"os/signal"
 	"syscall"
 
-	"holdfast.dev/holdfast/agent"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent"
 )
 
 func main() {

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"holdfast.dev/holdfast/agent/node"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/bundles/catalog"

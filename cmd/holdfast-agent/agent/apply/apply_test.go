@@ -1,0 +1,217 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
+)
+
+func TestParse(t *testing.T) {
+	objs, err := Parse([]byte(`# a comment
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: a}
+---
+---
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: ConfigMap, metadata: {name: b, namespace: a}}
+- {apiVersion: v1, kind: ConfigMap, metadata: {name: c, namespace: a}}
+`))
+	if err != nil || len(objs) != 3 || objs[2].GetName() != "c" {
+		t.Errorf("%v, %v", objs, err)
+	}
+	for _, bad := range []string{"kind: X\n", "a: [\n", "- a\n", "apiVersion: v1\nkind: X\nmetadata: {}\n"} {
+		if _, err := Parse([]byte(bad)); err == nil {
+			t.Errorf("read %q", bad)
+		}
+	}
+}
+
+func TestReasons(t *testing.T) {
+	two := int32(2)
+	d := appsv1.Deployment{Spec: appsv1.DeploymentSpec{Replicas: &two}}
+	d.Generation, d.Status = 3, appsv1.DeploymentStatus{ObservedGeneration: 2, Replicas: 2, UpdatedReplicas: 2, AvailableReplicas: 2}
+	if r := deploymentReason(&d); r == "" {
+		t.Error("an old status counts as ready")
+	}
+	d.Status.ObservedGeneration = 3
+	if r := deploymentReason(&d); r != "" {
+		t.Error(r)
+	}
+	d.Status.AvailableReplicas = 1
+	if r := deploymentReason(&d); r != "1 of 2 pods available" {
+		t.Error(r)
+	}
+	p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web-0"}, Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{
+		{Name: "web", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "not found"}}}}}}
+	if r := podReason(&p); r != "pod web-0: web: ErrImagePull: not found" {
+		t.Error(r)
+	}
+	p.Status = corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "no memory"}}}
+	if r := podReason(&p); r != "pod web-0: not scheduled: no memory" {
+		t.Error(r)
+	}
+	if r := failedChecks("[+]ping ok\n[-]etcd failed: reason withheld\n[-]poststarthook/x failed\n"); r != "etcd, poststarthook/x" {
+		t.Error(r)
+	}
+}
+
+// fake is a cluster in which workloads are as unready says.
+type fake struct {
+	done    []string
+	refuse  string
+	unready map[string]string
+}
+
+func (f *fake) EnsureNamespace(_ context.Context, n string) error {
+	f.done = append(f.done, "ensure "+n)
+	return nil
+}
+
+func (f *fake) Apply(_ context.Context, o *unstructured.Unstructured) error {
+	if f.refuse != "" && strings.Contains(objectName(o), f.refuse) {
+		return errors.New("refused")
+	}
+	f.done = append(f.done, objectName(o))
+	return nil
+}
+
+func (f *fake) Unready(_ context.Context, r node.Ready) (string, error) {
+	return f.unready[r.Name], nil
+}
+
+func (f *fake) SaveInventory(_ context.Context, o map[string][]string) error {
+	f.done = append(f.done, fmt.Sprintf("inventory of %d", len(o)))
+	return nil
+}
+
+func component(t *testing.T, name, yaml string, needs ...string) Component {
+	t.Helper()
+	objs, err := Parse([]byte(yaml))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Component{node.Component{Name: name, Namespace: name, Needs: needs,
+		Ready: []node.Ready{{Kind: "Deployment", Namespace: name, Name: name}}}, objs}
+}
+
+func TestOrder(t *testing.T) {
+	db := component(t, "db", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: db}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: db}\n")
+	db.Secrets = []node.Secret{{Name: "pw", Namespace: "db"}}
+	web := component(t, "web", "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: web}\n", "db")
+	f := &fake{unready: map[string]string{"db": "pulling"}, refuse: "Service"}
+	clock := time.Unix(0, 0)
+	r := NewReconciler(f, []Component{db, web}, func(node.Secret) (map[string]string, error) { return nil, nil }, func() time.Time { return clock })
+
+	h := r.Tick(t.Context())
+	want := []string{"inventory of 2", "Namespace db", "Secret db/pw", "ConfigMap db/c"}
+	if !slices.Equal(f.done, want) || h[0].Reason != "pulling" || h[1].Reason != "waits for db" {
+		t.Fatalf("%q, %+v", f.done, h)
+	}
+	f.unready, f.done = nil, nil
+	if h = r.Tick(t.Context()); !h[0].Healthy || h[1].Reason != "refused" {
+		t.Fatalf("%+v", h)
+	}
+	f.refuse = ""
+	if h = r.Tick(t.Context()); h[1].Applied {
+		t.Fatal("tried again without a pause")
+	}
+	clock = clock.Add(firstDelay)
+	if h = r.Tick(t.Context()); !h[1].Healthy {
+		t.Fatalf("%+v", h)
+	}
+	f.unready = map[string]string{"db": "gone"}
+	if h = r.Tick(t.Context()); h[0].Healthy || !h[1].Healthy {
+		t.Errorf("%+v", h)
+	}
+}
+
+func TestInventoryKeepsWhatIsToBePruned(t *testing.T) {
+	got := mergeInventory(map[string]string{"a": "v1 ConfigMap x old", "gone": "v1 Secret x y"}, map[string][]string{"a": {"v1 ConfigMap x new"}})
+	if got["a"] != "v1 ConfigMap x new\nv1 ConfigMap x old" || got["gone"] != "v1 Secret x y" {
+		t.Errorf("%q", got)
+	}
+}
+
+// TestRealServer runs against the API server that HOLDFAST_TEST_KUBECONFIG names.
+func TestRealServer(t *testing.T) {
+	file := os.Getenv("HOLDFAST_TEST_KUBECONFIG")
+	if file == "" {
+		t.Skip("HOLDFAST_TEST_KUBECONFIG names no API server")
+	}
+	cfg, err := clientcmd.BuildConfigFromFlags("", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Readyz(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	one := component(t, "one", crdYAML)
+	one.Secrets = []node.Secret{{Name: "pw", Namespace: "elsewhere"}}
+	r := NewReconciler(c, []Component{one}, func(node.Secret) (map[string]string, error) {
+		return map[string]string{"password": "x"}, nil
+	}, time.Now)
+	for range 2 { // the second time everything is there already
+		h := r.Tick(t.Context())
+		if !h[0].Applied || h[0].Healthy || h[0].Reason == "" {
+			t.Errorf("%+v", h)
+		}
+		t.Logf("%+v", h)
+		r = NewReconciler(c, []Component{one}, r.secrets, time.Now)
+	}
+	var inv corev1.ConfigMap
+	if err := c.get(t.Context(), corev1.SchemeGroupVersion.WithKind("ConfigMap"), InventoryNamespace, InventoryName, &inv); err != nil || strings.Count(inv.Data["one"], "\n") != 4 {
+		t.Errorf("%q, %v", inv.Data, err)
+	}
+	if _, _, err := c.NodeReady(t.Context(), "node1"); err == nil {
+		t.Error("found a node where there is none")
+	}
+}
+
+const crdYAML = `apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: things.holdfast.dev}
+spec:
+  group: holdfast.dev
+  scope: Namespaced
+  names: {kind: Thing, plural: things, singular: thing, listKind: ThingList}
+  versions:
+  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: one, labels: {a: b}}
+---
+apiVersion: holdfast.dev/v1
+kind: Thing
+metadata: {name: first, namespace: one}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: one, namespace: one}
+spec:
+  selector: {matchLabels: {app: one}}
+  template:
+    metadata: {labels: {app: one}}
+    spec: {containers: [{name: c, image: registry.example/c:v1}]}
+`

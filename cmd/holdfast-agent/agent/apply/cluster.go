@@ -1,0 +1,240 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
+)
+
+// FieldManager owns what the agent applies.
+const FieldManager = "holdfast"
+
+// Cluster is the node's API server.
+type Cluster struct {
+	rest   rest.Interface
+	dyn    dynamic.Interface
+	mapper *restmapper.DeferredDiscoveryRESTMapper
+}
+
+// Connect reads a kubeconfig; it does not talk to the server yet.
+func Connect(kubeconfig string) (*Cluster, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read kubeconfig: %w", err)
+	}
+	return New(cfg)
+}
+
+// New is Connect with a configuration that is read already.
+func New(cfg *rest.Config) (*Cluster, error) {
+	cfg = rest.CopyConfig(cfg)
+	cfg.QPS, cfg.Burst, cfg.Timeout = 50, 100, 30*time.Second
+	// A deprecated field in a manifest is the builder's business.
+	cfg.WarningHandler = rest.NoWarnings{}
+	disc, err := discovery.NewDiscoveryClientForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the API server: %w", err)
+	}
+	dyn, err := dynamic.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the API server: %w", err)
+	}
+	return &Cluster{disc.RESTClient(), dyn, restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disc))}, nil
+}
+
+// Readyz gives an error that names what the API server is waiting for.
+func (c *Cluster) Readyz(ctx context.Context) error {
+	b, err := c.rest.Get().AbsPath("/readyz").Param("verbose", "").DoRaw(ctx)
+	if err == nil {
+		return nil
+	}
+	if failed := failedChecks(string(b)); failed != "" {
+		return fmt.Errorf("the API server is not ready: %s", failed)
+	}
+	return fmt.Errorf("the API server does not answer: %w", err)
+}
+
+// NodeReady reports whether the node is, with its reason, and its kubelet's version.
+func (c *Cluster) NodeReady(ctx context.Context, name string) (reason, version string, err error) {
+	var n corev1.Node
+	if err := c.get(ctx, schema.GroupVersionKind{Version: "v1", Kind: "Node"}, "", name, &n); err != nil {
+		return "", "", err
+	}
+	return NodeReason(&n), n.Status.NodeInfo.KubeletVersion, nil
+}
+
+// Apply applies one object and waits until what follows can rely on it: a
+// namespace for being active, a definition for being served.
+func (c *Cluster) Apply(ctx context.Context, o *unstructured.Unstructured) error {
+	r, err := c.resource(o.GroupVersionKind(), o.GetNamespace())
+	if err == nil {
+		_, err = r.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: FieldManager, Force: true})
+	}
+	if err == nil {
+		switch {
+		case o.GetKind() == "Namespace" && o.GroupVersionKind().Group == "":
+			err = wait(ctx, r, o.GetName(), namespaceActive)
+		case o.GetKind() == "CustomResourceDefinition":
+			err = wait(ctx, r, o.GetName(), crdEstablished)
+			c.mapper.Reset()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot apply %s: %w", objectName(o), err)
+	}
+	return nil
+}
+
+func objectName(o *unstructured.Unstructured) string {
+	if ns := o.GetNamespace(); ns != "" {
+		return o.GetKind() + " " + ns + "/" + o.GetName()
+	}
+	return o.GetKind() + " " + o.GetName()
+}
+
+// resource finds what serves gvk; one unknown so far may be new.
+func (c *Cluster) resource(gvk schema.GroupVersionKind, namespace string) (dynamic.ResourceInterface, error) {
+	m, err := c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	if meta.IsNoMatchError(err) {
+		c.mapper.Reset()
+		m, err = c.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m.Scope.Name() == meta.RESTScopeNameNamespace {
+		if namespace == "" {
+			namespace = metav1.NamespaceDefault
+		}
+		return c.dyn.Resource(m.Resource).Namespace(namespace), nil
+	}
+	return c.dyn.Resource(m.Resource), nil
+}
+
+// get reads an object into the typed value out.
+func (c *Cluster) get(ctx context.Context, gvk schema.GroupVersionKind, namespace, name string, out any) error {
+	r, err := c.resource(gvk, namespace)
+	if err != nil {
+		return err
+	}
+	u, err := r.Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	return runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, out)
+}
+
+// wait polls for as long as an operator would believe it still works.
+func wait(ctx context.Context, r dynamic.ResourceInterface, name string, done func(*unstructured.Unstructured) bool) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for {
+		u, err := r.Get(ctx, name, metav1.GetOptions{})
+		if err == nil && done(u) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(errors.New("it does not become usable"), err)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+func namespaceActive(u *unstructured.Unstructured) bool {
+	phase, _, _ := unstructured.NestedString(u.Object, "status", "phase")
+	return phase == string(corev1.NamespaceActive)
+}
+
+func crdEstablished(u *unstructured.Unstructured) bool {
+	conds, _, _ := unstructured.NestedSlice(u.Object, "status", "conditions")
+	for _, c := range conds {
+		if m, ok := c.(map[string]any); ok && m["type"] == "Established" && m["status"] == "True" {
+			return true
+		}
+	}
+	return false
+}
+
+// Unready says what keeps a workload from being rolled out: the reason of its
+// first pod that is not ready, or its own. Empty means that it is.
+func (c *Cluster) Unready(ctx context.Context, r node.Ready) (string, error) {
+	reason, sel, err := c.workload(ctx, r)
+	if apierrors.IsNotFound(err) {
+		return fmt.Sprintf("%s %s: not there", r.Kind, r.Name), nil
+	}
+	if err != nil || reason == "" {
+		return "", err
+	}
+	if pod := c.firstUnreadyPod(ctx, r.Namespace, sel); pod != "" {
+		return pod, nil
+	}
+	return fmt.Sprintf("%s %s: %s", r.Kind, r.Name, reason), nil
+}
+
+func (c *Cluster) workload(ctx context.Context, r node.Ready) (reason string, sel *metav1.LabelSelector, err error) {
+	apps := func(kind string) schema.GroupVersionKind { return appsv1.SchemeGroupVersion.WithKind(kind) }
+	switch r.Kind {
+	case "Deployment":
+		var d appsv1.Deployment
+		err = c.get(ctx, apps(r.Kind), r.Namespace, r.Name, &d)
+		return deploymentReason(&d), d.Spec.Selector, err
+	case "StatefulSet":
+		var d appsv1.StatefulSet
+		err = c.get(ctx, apps(r.Kind), r.Namespace, r.Name, &d)
+		return statefulSetReason(&d), d.Spec.Selector, err
+	case "DaemonSet":
+		var d appsv1.DaemonSet
+		err = c.get(ctx, apps(r.Kind), r.Namespace, r.Name, &d)
+		return daemonSetReason(&d), d.Spec.Selector, err
+	case "Job":
+		var j batchv1.Job
+		err = c.get(ctx, batchv1.SchemeGroupVersion.WithKind(r.Kind), r.Namespace, r.Name, &j)
+		return jobReason(&j), j.Spec.Selector, err
+	}
+	return "", nil, fmt.Errorf("cannot tell whether a %s is ready: want Deployment, StatefulSet, DaemonSet or Job", r.Kind)
+}
+
+func (c *Cluster) firstUnreadyPod(ctx context.Context, namespace string, sel *metav1.LabelSelector) string {
+	s, err := metav1.LabelSelectorAsSelector(sel)
+	if err != nil || s.Empty() {
+		return ""
+	}
+	r, err := c.resource(corev1.SchemeGroupVersion.WithKind("Pod"), namespace)
+	if err != nil {
+		return ""
+	}
+	l, err := r.List(ctx, metav1.ListOptions{LabelSelector: s.String()})
+	if err != nil {
+		return ""
+	}
+	for _, u := range l.Items {
+		var p corev1.Pod
+		if runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &p) != nil {
+			continue
+		}
+		if reason := podReason(&p); reason != "" {
+			return reason
+		}
+	}
+	return ""
+}

@@ -1,0 +1,197 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
+)
+
+// Target is the cluster that components are applied to; *Cluster is one.
+type Target interface {
+	EnsureNamespace(ctx context.Context, name string) error
+	Apply(ctx context.Context, o *unstructured.Unstructured) error
+	Unready(ctx context.Context, r node.Ready) (string, error)
+	SaveInventory(ctx context.Context, objects map[string][]string) error
+}
+
+// Component is one system of the platform with its manifests in order.
+type Component struct {
+	node.Component
+	Objects []*unstructured.Unstructured
+}
+
+// Health is how a component is.
+type Health struct {
+	Name    string
+	Applied bool
+	Healthy bool
+	Reason  string // why it is not healthy
+}
+
+// Reconciler applies components in the order of their needs, and tries again,
+// ever more slowly, what fails. It never gives up: a site has nobody to ask.
+type Reconciler struct {
+	target  Target
+	secrets func(s node.Secret) (map[string]string, error)
+	now     func() time.Time
+
+	inventory bool // is saved
+	parts     []*part
+}
+
+type part struct {
+	Component
+	Health
+	next  time.Time // not tried again before
+	delay time.Duration
+}
+
+const (
+	firstDelay = 2 * time.Second
+	mostDelay  = time.Minute
+)
+
+// NewReconciler takes components in dependency order. secrets returns the
+// values of a secret that is kept on the node.
+func NewReconciler(t Target, cs []Component, secrets func(node.Secret) (map[string]string, error), now func() time.Time) *Reconciler {
+	r := &Reconciler{target: t, secrets: secrets, now: now}
+	for _, c := range cs {
+		r.parts = append(r.parts, &part{Component: c, Health: Health{Name: c.Component.Name, Reason: "not applied yet"}})
+	}
+	return r
+}
+
+// Tick applies what can be applied now, and returns how all components are.
+func (r *Reconciler) Tick(ctx context.Context) []Health {
+	if !r.inventory {
+		if err := r.saveInventory(ctx); err != nil {
+			// Without it an object could be applied that nothing remembers.
+			for _, p := range r.parts {
+				p.Reason = err.Error()
+			}
+			return r.health()
+		}
+		r.inventory = true
+	}
+	for _, p := range r.parts {
+		r.tick(ctx, p)
+	}
+	return r.health()
+}
+
+func (r *Reconciler) tick(ctx context.Context, p *part) {
+	if !p.Applied {
+		if missing := r.unhealthy(p.Needs); len(missing) > 0 {
+			p.Reason = "waits for " + strings.Join(missing, ", ")
+			return
+		}
+		if r.now().Before(p.next) {
+			return
+		}
+		if err := r.apply(ctx, p); err != nil {
+			p.delay = min(max(2*p.delay, firstDelay), mostDelay)
+			p.next, p.Reason = r.now().Add(p.delay), err.Error()
+			return
+		}
+		p.Applied = true
+	}
+	p.Healthy, p.Reason = true, ""
+	for _, w := range p.Ready {
+		reason, err := r.target.Unready(ctx, w)
+		if err != nil {
+			reason = fmt.Sprintf("cannot look at %s %s: %v", w.Kind, w.Name, err)
+		}
+		if reason != "" {
+			p.Healthy, p.Reason = false, reason
+			return
+		}
+	}
+}
+
+// apply makes namespaces and secrets before what refers to them. An object
+// that is refused does not keep the others back; all faults are joined.
+func (r *Reconciler) apply(ctx context.Context, p *part) error {
+	isNamespace := func(o *unstructured.Unstructured) bool { return o.GetKind() == "Namespace" }
+	var declared []string
+	for _, o := range p.Objects {
+		if isNamespace(o) {
+			if err := r.target.Apply(ctx, o); err != nil {
+				return err
+			}
+			declared = append(declared, o.GetName())
+		}
+	}
+	want := map[string]bool{p.Namespace: p.Namespace != ""}
+	for _, s := range p.Secrets {
+		want[s.Namespace] = true
+	}
+	for _, ns := range slices.Sorted(maps.Keys(want)) {
+		if !want[ns] || slices.Contains(declared, ns) {
+			continue
+		}
+		if err := r.target.EnsureNamespace(ctx, ns); err != nil {
+			return err
+		}
+	}
+	for _, s := range p.Secrets {
+		values, err := r.secrets(s)
+		if err != nil {
+			return err
+		}
+		o, err := secretObject(s.Namespace, s.Name, values)
+		if err != nil {
+			return err
+		}
+		if err := r.target.Apply(ctx, o); err != nil {
+			return err
+		}
+	}
+	var errs []error
+	for _, o := range p.Objects {
+		if !isNamespace(o) {
+			errs = append(errs, r.target.Apply(ctx, o))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Reconciler) unhealthy(names []string) []string {
+	var out []string
+	for _, p := range r.parts {
+		if slices.Contains(names, p.Health.Name) && !p.Healthy {
+			out = append(out, p.Health.Name)
+		}
+	}
+	return out
+}
+
+func (r *Reconciler) health() []Health {
+	out := make([]Health, len(r.parts))
+	for i, p := range r.parts {
+		out[i] = p.Health
+	}
+	return out
+}
+
+func (r *Reconciler) saveInventory(ctx context.Context) error {
+	objects := map[string][]string{}
+	for _, p := range r.parts {
+		var list []string
+		for _, s := range p.Secrets {
+			list = append(list, inventoryLine("v1", "Secret", s.Namespace, s.Name))
+		}
+		for _, o := range p.Objects {
+			list = append(list, inventoryLine(o.GetAPIVersion(), o.GetKind(), o.GetNamespace(), o.GetName()))
+		}
+		objects[p.Health.Name] = list
+	}
+	return r.target.SaveInventory(ctx, objects)
+}

@@ -1,0 +1,115 @@
+// Package containerd writes the configuration of containerd 2.x and of its CNI
+// network. Its functions are pure.
+package containerd
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Where things are on a node.
+const (
+	Socket   = "/run/containerd/containerd.sock"
+	CertsDir = "/run/holdfast/certs.d"
+	CNIBin   = "/usr/lib/cni"
+	CNIConf  = "/etc/cni/net.d"
+)
+
+// Config is containerd's config.toml. Sandbox is the pause image with digest.
+func Config(sandbox string) []byte {
+	return fmt.Appendf(nil, `version = 3
+root = "/var/lib/containerd"
+state = "/run/containerd"
+
+[grpc]
+  address = %q
+
+[plugins.'io.containerd.cri.v1.images']
+  snapshotter = "overlayfs"
+  # The layers are in the release's own store already: keep only what is unpacked.
+  discard_unpacked_layers = true
+  # A power cut after a pull must not leave empty files in an unpacked layer.
+  image_pull_with_sync_fs = true
+  # Both settings above need it.
+  use_local_image_pull = true
+
+  [plugins.'io.containerd.cri.v1.images'.pinned_images]
+    sandbox = %q
+
+  [plugins.'io.containerd.cri.v1.images'.registry]
+    config_path = %q
+
+[plugins.'io.containerd.cri.v1.runtime']
+  [plugins.'io.containerd.cri.v1.runtime'.containerd]
+    default_runtime_name = "runc"
+
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+        SystemdCgroup = true
+
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    bin_dirs = [%q]
+    conf_dir = %q
+    use_internal_loopback = true
+`, Socket, sandbox, CertsDir, CNIBin, CNIConf)
+}
+
+// Hosts gives the hosts.toml files below CertsDir: every registry that an
+// image is named after leads to the agent's own at endpoint, and so does any
+// other name. Nothing is looked for outside the node.
+func Hosts(images []string, endpoint string) map[string][]byte {
+	toml := fmt.Appendf(nil, "server = %q\n\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", endpoint, endpoint)
+	names := map[string]bool{"_default": true}
+	for _, i := range images {
+		names[Registry(i)] = true
+	}
+	files := map[string][]byte{}
+	for _, n := range slices.Sorted(maps.Keys(names)) {
+		files[n+"/hosts.toml"] = toml
+	}
+	return files
+}
+
+// Registry is the registry of an image's name; "docker.io" where it has none.
+func Registry(image string) string {
+	host, _, ok := strings.Cut(image, "/")
+	if !ok || host != "localhost" && !strings.ContainsAny(host, ".:") || strings.Trim(host, ".") == "" {
+		return "docker.io"
+	}
+	return host
+}
+
+// CNI is the network of the pods of one node, which have subnet.
+func CNI(subnet string) []byte {
+	type m = map[string]any
+	b, err := json.MarshalIndent(m{
+		"cniVersion": "1.0.0",
+		"name":       "holdfast",
+		"plugins": []m{{
+			"type":             "bridge",
+			"bridge":           "cni0",
+			"isGateway":        true,
+			"isDefaultGateway": true,
+			// A pod may reach itself through its own service.
+			"hairpinMode": true,
+			// Pods keep their own address: what leaves the node goes through a
+			// service of the platform, and whoever looks at the wire or at a
+			// policy's log sees which pod it was.
+			"ipMasq": false,
+			"ipam": m{
+				"type":    "host-local",
+				"ranges":  [][]m{{{"subnet": subnet}}},
+				"dataDir": "/var/lib/cni/networks",
+			},
+		}},
+	}, "", "  ")
+	if err != nil {
+		panic(fmt.Sprintf("internal error: %v", err)) // constants and a string
+	}
+	return append(b, '\n')
+}

@@ -1,0 +1,141 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/apply"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/containerd"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/kubeadm"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
+)
+
+// bringUpEngine starts Kubernetes and waits until this node is ready.
+func (a *agent) bringUpEngine(ctx context.Context, c node.Config, n node.Node) (*apply.Cluster, error) {
+	a.Phase(status.EngineUp)
+	a.Say("starting %s %s", c.Engine.Name, c.Engine.Version)
+	if err := a.insist(ctx, status.EngineUp, "start containerd", func() error { return a.startContainerd(ctx, c, n) }); err != nil {
+		return nil, err
+	}
+	up := kubeadm.Node{Root: a.host.Root, Say: a.Say, Run: func(ctx context.Context, line func(string), name string, arg ...string) error {
+		return a.host.Run(ctx, func(s string) { a.log.Info(s, "from", name); line(s) }, name, arg...)
+	}}
+	if err := a.insist(ctx, status.EngineUp, "start the control plane", func() error { return up.Up(ctx) }); err != nil {
+		return nil, err
+	}
+	var cluster *apply.Cluster
+	err := a.insist(ctx, status.EngineUp, "use the cluster", func() (err error) {
+		cluster, err = apply.Connect(a.host.path(kubeadm.AdminConf))
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := a.await(ctx, "the API server", func() error { return cluster.Readyz(ctx) }); err != nil {
+		return nil, err
+	}
+	var version string
+	err = a.await(ctx, "node "+n.Name, func() error {
+		reason, v, err := cluster.NodeReady(ctx, n.Name)
+		if err == nil && reason != "" {
+			err = errors.New(reason)
+		}
+		version = v
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.Update(func(s *status.Status) {
+		s.Node.Ready, s.Node.Version, s.Node.Reason = true, version, ""
+		s.Engine.Ready, s.Engine.Reason = true, ""
+	})
+	a.Say("node ready: %s %s", n.Name, version)
+	return cluster, nil
+}
+
+// startContainerd writes the files of containerd and of the control plane, and
+// starts the one that the other needs.
+func (a *agent) startContainerd(ctx context.Context, c node.Config, n node.Node) error {
+	files, err := engineFiles(c, n)
+	if err != nil {
+		return err
+	}
+	// Patches of another release must not be left among these.
+	if err := os.RemoveAll(a.host.path(kubeadm.PatchesDir)); err != nil {
+		return fmt.Errorf("cannot remove old patches: %w", err)
+	}
+	if err := a.writeFiles(files); err != nil {
+		return err
+	}
+	return a.exec(ctx, "/usr/bin/systemctl", "start", "containerd.service")
+}
+
+// engineFiles is pure: what the engine finds on the node, by path.
+func engineFiles(c node.Config, n node.Node) (map[string][]byte, error) {
+	if c.Engine.Name != "kubeadm" {
+		return nil, fmt.Errorf("cannot start engine %q: this agent knows kubeadm", c.Engine.Name)
+	}
+	var pause node.Image
+	var names []string
+	for _, i := range c.Images {
+		names = append(names, i.Name)
+		if i.Name == c.Engine.Pause {
+			pause = i
+		}
+	}
+	if pause.Name == "" {
+		return nil, fmt.Errorf("cannot configure containerd: the release has no image %s", c.Engine.Pause)
+	}
+	config, err := kubeadm.Config(c, n)
+	if err != nil {
+		return nil, err
+	}
+	patches, err := kubeadm.Patches(c.Images)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{
+		"/run/holdfast/containerd/config.toml":       containerd.Config(pause.Ref()),
+		containerd.CNIConf + "/10-holdfast.conflist": containerd.CNI(kubeadm.NodeSubnet),
+		kubeadm.ConfigFile:                           config,
+	}
+	for name, b := range containerd.Hosts(names, "http://"+listenAt) {
+		files[containerd.CertsDir+"/"+name] = b
+	}
+	for name, b := range patches {
+		files[kubeadm.PatchesDir+"/"+name] = b
+	}
+	return files, nil
+}
+
+// await runs f every two seconds until it succeeds, and says every ten what
+// is waited for. The only error is ctx's.
+func (a *agent) await(ctx context.Context, what string, f func() error) error {
+	return a.Step("wait for "+what, func() error {
+		start := a.host.Now()
+		told := start
+		for {
+			err := f()
+			if err == nil {
+				return nil
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			now := a.host.Now()
+			a.Update(func(s *status.Status) { s.Engine.Reason = err.Error() })
+			if now.Sub(told) >= 10*time.Second {
+				told = now
+				a.Say("waiting for %s since %.0f s: %v", what, now.Sub(start).Seconds(), err)
+			}
+			if err := a.host.Sleep(ctx, 2*time.Second); err != nil {
+				return err
+			}
+		}
+	})
+}

@@ -1,0 +1,126 @@
+package kubeadm_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/kubeadm"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil || string(want) != string(got) {
+		t.Errorf("%s differs (%v); got:\n%s", file, err, got)
+	}
+}
+
+func TestConfigGolden(t *testing.T) {
+	n := node.Node{Name: "node1", Address: "10.0.2.15/24"}
+	b, err := kubeadm.Config(node.Config{Name: "demo", Domain: "demo.example", Engine: node.Engine{Version: "v1.36.3"}}, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "config.yaml", b)
+}
+
+func TestPatches(t *testing.T) {
+	var images []node.Image
+	for _, n := range []string{"kube-apiserver:v1.36.3", "kube-controller-manager:v1.36.3", "kube-scheduler:v1.36.3", "etcd:3.6.5-0"} {
+		images = append(images, node.Image{Name: "registry.k8s.io/" + n, Digest: "sha256:aa"})
+	}
+	fs, err := kubeadm.Patches(images)
+	if err != nil || len(fs) != 4 {
+		t.Fatal(fs, err)
+	}
+	golden(t, "etcd0+strategic.json", fs["etcd0+strategic.json"])
+	if _, err := kubeadm.Patches(images[1:]); err == nil || !strings.Contains(err.Error(), "kube-apiserver") {
+		t.Errorf("without an image: %v", err)
+	}
+}
+
+// machine is a fake node whose kubeadm does what fail does not forbid.
+type machine struct {
+	kubeadm.Node
+	ran  []string
+	fail string
+}
+
+func newMachine(t *testing.T) *machine {
+	k := &machine{}
+	k.Node = kubeadm.Node{Root: t.TempDir(), Say: t.Logf, Run: func(_ context.Context, line func(string), _ string, arg ...string) error {
+		k.ran = append(k.ran, strings.Join(arg[:min(len(arg), 3)], " "))
+		line("[certs] Generating")
+		if arg[0] == "init" && arg[1] == "--config" {
+			k.write(t, "etc/kubernetes/pki/ca.key")
+			k.write(t, "var/lib/etcd/member/wal")
+		}
+		if k.fail != "" && strings.HasPrefix(strings.Join(arg, " "), k.fail) {
+			return errors.New("exit status 1")
+		}
+		return nil
+	}}
+	for _, d := range []string{"etc/kubernetes/manifests", "var/lib/etcd", "var/lib/holdfast"} {
+		if err := os.MkdirAll(filepath.Join(k.Root, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return k
+}
+
+func (k *machine) write(t *testing.T, name string) {
+	p := filepath.Join(k.Root, name)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(p), 0o755), os.WriteFile(p, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFirstAndLaterBoot(t *testing.T) {
+	k := newMachine(t)
+	for _, want := range [][]string{
+		{"init --config " + kubeadm.ConfigFile},
+		{"init phase etcd", "init phase control-plane", "init phase kubelet-start", "start kubelet.service"},
+	} {
+		k.ran = nil
+		if err := k.Up(t.Context()); err != nil || !slices.Equal(k.ran, want) {
+			t.Errorf("ran %q, %v; want %q", k.ran, err, want)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(k.Root, "var/lib/etcd/member/wal")); err != nil {
+		t.Errorf("a later boot lost the datastore: %v", err)
+	}
+}
+
+func TestInterruptedInit(t *testing.T) {
+	k := newMachine(t)
+	k.fail = "init"
+	if err := k.Up(t.Context()); err == nil {
+		t.Fatal("a failed init passed")
+	}
+	k.fail, k.ran = "reset", nil
+	k.write(t, "etc/kubernetes/half")
+	if err := k.Up(t.Context()); err != nil || len(k.ran) != 2 || !strings.HasPrefix(k.ran[0], "reset") {
+		t.Fatalf("ran %q, %v", k.ran, err)
+	}
+	if _, err := os.Stat(filepath.Join(k.Root, "etc/kubernetes/half")); err == nil {
+		t.Error("half-done state stayed")
+	}
+	if _, err := os.Stat(filepath.Join(k.Root, "etc/kubernetes/manifests")); err != nil {
+		t.Error("the mount point of the static pods is gone")
+	}
+}

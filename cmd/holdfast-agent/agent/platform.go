@@ -1,0 +1,145 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/apply"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
+)
+
+const (
+	tickBusy = 2 * time.Second  // while something is not healthy
+	tickIdle = 10 * time.Second // when all is
+)
+
+// platform applies the components and then watches them, until ctx ends.
+func (a *agent) platform(ctx context.Context, rel running, n node.Node, c *apply.Cluster) error {
+	a.Phase(status.Components)
+	var cs []apply.Component
+	err := a.insist(ctx, status.Components, "read the manifests", func() (err error) {
+		cs, err = components(rel)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	r := apply.NewReconciler(c, cs, a.secret, a.host.Now)
+	start := a.host.Now()
+	for {
+		healthy := a.watch(ctx, r, n, c, start)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		d := tickBusy
+		if healthy {
+			d = tickIdle
+		}
+		if err := a.host.Sleep(ctx, d); err != nil {
+			return err
+		}
+	}
+}
+
+// watch looks once at node and components, and tells what is new.
+func (a *agent) watch(ctx context.Context, r *apply.Reconciler, n node.Node, c *apply.Cluster, start time.Time) bool {
+	old := a.Get()
+	now := old
+	now.Faults = nil
+	reason, version, err := c.NodeReady(ctx, n.Name)
+	if err != nil {
+		reason = fmt.Sprintf("cannot look at it: %v", err)
+	}
+	now.Node.Ready, now.Node.Reason = reason == "", reason
+	now.Engine.Ready, now.Engine.Reason = err == nil, ""
+	if err == nil {
+		now.Node.Version = version
+	} else {
+		now.Engine.Reason = err.Error()
+	}
+	if reason != "" {
+		now.Faults = append(now.Faults, "node "+n.Name+": "+reason)
+	}
+	if now.Node.Ready != old.Node.Ready || now.Node.Reason != old.Node.Reason {
+		a.Say("node %s", describe(n.Name, "ready", now.Node.Ready, reason))
+	}
+	now.Components = nil
+	for _, h := range r.Tick(ctx) {
+		k := status.Component{Name: h.Name, Healthy: h.Healthy, Reason: h.Reason}
+		now.Components = append(now.Components, k)
+		if !h.Healthy {
+			now.Faults = append(now.Faults, "component "+h.Name+": "+h.Reason)
+		}
+		if !slices.Contains(old.Components, k) {
+			a.Say("component %s", describe(h.Name, "healthy", h.Healthy, h.Reason))
+			if h.Healthy && !timed(old.Timings, h.Name) {
+				now.Timings = append(now.Timings, status.Timing{Step: "component " + h.Name, Seconds: a.host.Now().Sub(start).Round(time.Millisecond).Seconds()})
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		return false // what was seen is of a shutdown
+	}
+	healthy := len(now.Faults) == 0
+	switch {
+	case healthy:
+		now.Phase = status.Healthy
+	case old.Phase == status.Healthy:
+		now.Phase = status.Degraded
+	}
+	a.Update(func(s *status.Status) { *s = now })
+	if now.Phase != old.Phase {
+		a.Say("%s: release %s %d, node %s, %d components", now.Phase, now.Release.Name, now.Release.Number, n.Name, len(now.Components))
+		a.host.notify("STATUS=" + now.Phase)
+	}
+	return healthy
+}
+
+func describe(name, word string, ok bool, reason string) string {
+	if ok {
+		return name + ": " + word
+	}
+	return name + ": not " + word + ": " + reason
+}
+
+func timed(ts []status.Timing, component string) bool {
+	return slices.ContainsFunc(ts, func(t status.Timing) bool { return t.Step == "component "+component })
+}
+
+// components joins what node.json says with the manifests of the release. One
+// that only has manifests, as the site's own, comes after all others.
+func components(rel running) ([]apply.Component, error) {
+	all := slices.Clone(rel.config.Components)
+	var names []string
+	for _, k := range all {
+		names = append(names, k.Name)
+	}
+	have := rel.Components()
+	for _, name := range have {
+		if !slices.Contains(names, name) {
+			all = append(all, node.Component{Name: name, Needs: slices.Clone(names)})
+		}
+	}
+	var out []apply.Component
+	for _, k := range all {
+		c := apply.Component{Component: k}
+		if slices.Contains(have, k.Name) {
+			ms, err := rel.Manifests(k.Name)
+			if err != nil {
+				return nil, err
+			}
+			for _, m := range ms {
+				objs, err := apply.Parse(m.Data)
+				if err != nil {
+					return nil, fmt.Errorf("%s of component %s: %w", m.Title, k.Name, err)
+				}
+				c.Objects = append(c.Objects, objs...)
+			}
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}

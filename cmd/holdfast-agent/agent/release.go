@@ -1,0 +1,127 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/bundles"
+	"holdfast.dev/holdfast/signing"
+)
+
+const (
+	policyFile = "/usr/lib/holdfast/trust/policy.json"
+	osFile     = "/usr/lib/holdfast/os.json"
+	seedDir    = "/run/holdfast/seed"
+	storeDir   = "/var/lib/holdfast/store"
+)
+
+func (h Host) layouts() []string { return []string{h.path(seedDir), h.path(storeDir)} }
+
+var rootHashArg = regexp.MustCompile(`(?:^|\s)roothash=([0-9a-f]{64})(?:\s|$)`)
+
+// rootHash is that of the root the machine runs, from the kernel's command
+// line, which the signed boot entry fixes.
+func (h Host) rootHash() (string, error) {
+	b, err := os.ReadFile(h.path("/proc/cmdline"))
+	if err != nil {
+		return "", fmt.Errorf("cannot read the kernel's command line: %w", err)
+	}
+	m := rootHashArg.FindSubmatch(b)
+	if m == nil {
+		return "", errors.New("cannot tell which release runs: the kernel's command line has no roothash=")
+	}
+	return string(m[1]), nil
+}
+
+// releases returns the releases that verify, the running one first, and then
+// the others of its site and zone. Without the running one there are none: it
+// is what says which site and zone this is.
+func (h Host) releases(layouts []string) ([]*bundles.Verified, error) {
+	b, err := os.ReadFile(h.path(policyFile))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the trust policy: %w", err)
+	}
+	policy, err := signing.ParsePolicy(b)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the trust policy: %w", err)
+	}
+	hash, err := h.rootHash()
+	if err != nil {
+		return nil, err
+	}
+	zone, err := h.zone()
+	if err != nil {
+		return nil, err
+	}
+	all, refused := bundles.OpenLayout(layouts, bundles.Trust{Policy: policy, Zone: zone})
+	i := slices.IndexFunc(all, func(v *bundles.Verified) bool { return v.RootHash() == hash })
+	if i < 0 {
+		errs := []error{fmt.Errorf("cannot find the running release, whose root is %s", hash)}
+		for _, v := range all {
+			f := v.Facts()
+			errs = append(errs, fmt.Errorf("release %s %d is not it: its root is %s", f.Name, f.Release, f.RootHash))
+		}
+		return nil, errors.Join(append(errs, refused)...)
+	}
+	out, run := []*bundles.Verified{all[i]}, all[i].Facts()
+	for j, v := range all {
+		if f := v.Facts(); j != i && f.Name == run.Name && f.Zone == run.Zone {
+			out = append(out, v)
+		}
+	}
+	return out, refused
+}
+
+// zone is the zone that the verified root is for. A policy may have rules for
+// several; the weakest of them must not open this node.
+func (h Host) zone() (string, error) {
+	b, err := os.ReadFile(h.path(osFile))
+	if err != nil {
+		return "", fmt.Errorf("cannot tell the zone of this node: %w", err)
+	}
+	var o struct {
+		Zone string `json:"zone"`
+	}
+	if err := json.Unmarshal(b, &o); err != nil || o.Zone == "" || o.Zone == bundles.AnyZone {
+		return "", fmt.Errorf("cannot tell the zone of this node: %s names none", osFile)
+	}
+	return o.Zone, nil
+}
+
+// served is what package serve offers: the releases' indexes.
+func (h Host) served(layouts []string) ([]store.Content, error) {
+	vs, err := h.releases(layouts)
+	var out []store.Content
+	for _, v := range vs {
+		out = append(out, v.Index())
+	}
+	return out, err
+}
+
+// running is the release that runs and what it says about its nodes.
+type running struct {
+	*bundles.Verified
+	config node.Config
+}
+
+func (h Host) findRunning() (running, error) {
+	vs, err := h.releases(h.layouts())
+	if len(vs) == 0 {
+		return running{}, err
+	}
+	b, err := vs[0].NodeJSON()
+	if err != nil {
+		return running{}, err
+	}
+	c, err := node.Parse(b)
+	if err != nil {
+		return running{}, err
+	}
+	return running{vs[0], c}, nil
+}

@@ -1,0 +1,189 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/secrets"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
+)
+
+const secretsDir = "/var/lib/holdfast/secrets"
+
+// agent is one `run`.
+type agent struct {
+	*status.Reporter
+	host Host
+	log  *slog.Logger
+}
+
+// run brings the node up, step by step, and then keeps watch until ctx ends.
+// It does not return for a fault: it says what is wrong, and tries again.
+func run(ctx context.Context, h Host, log *slog.Logger) error {
+	a := &agent{status.New(h.path(statusFile), h.Console, log, h.Now), h, log}
+	// systemd would take a machine that waits for its release for a hung unit.
+	h.notify("READY=1", "STATUS=starting")
+	a.Phase(status.Starting)
+
+	var rel running
+	err := a.insist(ctx, status.Refused, "find the running release", func() (err error) {
+		rel, err = h.findRunning()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	f := rel.Facts()
+	a.Say("release %s %d (zone %s, holdfast %s) is verified", f.Name, f.Release, f.Zone, f.Version)
+	a.Update(func(s *status.Status) {
+		s.Release = status.Release{Name: f.Name, Number: int(f.Release)}
+		s.Engine = status.Engine{Name: rel.config.Engine.Name, Version: rel.config.Engine.Version}
+	})
+	if rel.config.LabAccess {
+		go a.labPort(ctx)
+	}
+	if err := a.insist(ctx, status.Starting, "set the clock", func() error { return a.setClock(f.Epoch) }); err != nil {
+		return err
+	}
+	go a.keepTime(ctx)
+
+	n, err := a.bringUpNode(ctx, rel.config)
+	if err != nil {
+		return err
+	}
+	c, err := a.bringUpEngine(ctx, rel.config, n)
+	if err != nil {
+		return err
+	}
+	return a.platform(ctx, rel, n, c)
+}
+
+// bringUpNode finds which node this machine is, and gives it its network and
+// its secrets.
+func (a *agent) bringUpNode(ctx context.Context, c node.Config) (node.Node, error) {
+	var n node.Node
+	var link node.Link
+	err := a.insist(ctx, status.Refused, "find this machine's node", func() error {
+		m, err := node.ReadMachine(a.host.Root)
+		if err != nil {
+			return err
+		}
+		n, link, err = node.Find(c.Nodes, m)
+		return err
+	})
+	if err != nil {
+		return n, err
+	}
+	a.Phase(status.Network)
+	a.Say("this machine is node %s (%s on %s)", n.Name, n.Address, link.Name)
+	a.Update(func(s *status.Status) { s.Node = status.Node{Name: n.Name} })
+	if err := a.insist(ctx, status.Network, "bring up the network", func() error { return a.network(ctx, n, link) }); err != nil {
+		return n, err
+	}
+	return n, a.insist(ctx, status.Network, "make secrets", func() error {
+		for _, k := range c.Components {
+			for _, s := range k.Secrets {
+				if _, err := a.secret(s); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func (a *agent) secret(s node.Secret) (map[string]string, error) {
+	return secrets.Ensure(a.host.path(secretsDir), s.Namespace, s.Name, s.Generate, a.host.Random)
+}
+
+// network writes networkd's files and waits until the address is there.
+func (a *agent) network(ctx context.Context, n node.Node, link node.Link) error {
+	files := map[string][]byte{
+		"/run/holdfast/resolv.conf": node.ResolvConf(n),
+		"/run/holdfast/hostname":    []byte(n.Name + "\n"),
+	}
+	for name, b := range node.NetworkFiles(n, link) {
+		files["/run/systemd/network/"+name] = b
+	}
+	if err := a.writeFiles(files); err != nil {
+		return err
+	}
+	if err := a.host.SetHostname(n.Name); err != nil {
+		return fmt.Errorf("cannot set the hostname: %w", err)
+	}
+	if err := a.exec(ctx, "/usr/bin/networkctl", "reload"); err != nil {
+		return err
+	}
+	for range 120 {
+		if a.host.HasAddress(link.Name, n.IP()) {
+			return nil
+		}
+		if err := a.host.Sleep(ctx, time.Second/2); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("cannot bring up the network: %s has no address %s after 60 s\nhint: is the cable in?", link.Name, n.IP())
+}
+
+// writeFiles writes files that every boot makes anew.
+func (a *agent) writeFiles(files map[string][]byte) error {
+	for name, b := range files {
+		p := a.host.path(name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			return fmt.Errorf("cannot write %s: %w", name, err)
+		}
+		if err := os.WriteFile(p, b, 0o644); err != nil {
+			return fmt.Errorf("cannot write %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// exec runs a program whose output is of interest only when it fails.
+func (a *agent) exec(ctx context.Context, name string, arg ...string) error {
+	var last string
+	err := a.host.Run(ctx, func(s string) { last = s; a.log.Info(s, "from", filepath.Base(name)) }, name, arg...)
+	if err != nil {
+		return fmt.Errorf("cannot run %s %v: %w: %s", name, arg, err, last)
+	}
+	return nil
+}
+
+const (
+	retryAfter  = 5 * time.Second
+	repeatAfter = time.Minute
+)
+
+// insist runs f until it succeeds. A fault is told when it is new, and again
+// every minute; meanwhile the status is in phase. The only error is ctx's.
+func (a *agent) insist(ctx context.Context, phase, what string, f func() error) error {
+	before := a.Get().Phase
+	var told string
+	var at time.Time
+	for {
+		err := a.Step(what, f)
+		if err == nil {
+			if told != "" {
+				a.Phase(before)
+			}
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if msg := err.Error(); msg != told || a.host.Now().Sub(at) >= repeatAfter {
+			told, at = msg, a.host.Now()
+			a.Update(func(s *status.Status) { s.Phase, s.Faults = phase, []string{msg} })
+			a.Say("FAULT: cannot %s; nothing more is started:\n%s", what, msg)
+			a.host.notify("STATUS=cannot " + what)
+		}
+		if err := a.host.Sleep(ctx, retryAfter); err != nil {
+			return err
+		}
+	}
+}

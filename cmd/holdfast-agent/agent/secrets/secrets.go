@@ -1,0 +1,78 @@
+// Package secrets makes the site's passwords on the node, once.
+package secrets
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/atomicfile"
+)
+
+const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+// Ensure returns the secret namespace/name, kept as a file in dir. A key of
+// generate that the file does not have is made, of so many characters of
+// [A-Za-z0-9]; a key that it has is never changed. What is returned is on disk.
+func Ensure(dir, namespace, name string, generate map[string]int, random io.Reader) (map[string]string, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot keep secrets: %w", err)
+	}
+	file := filepath.Join(dir, namespace+"_"+name+".json")
+	have := map[string]string{}
+	b, err := os.ReadFile(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("cannot read secret %s/%s: %w", namespace, name, err)
+	default:
+		// Never replaced: a database may hold what this file holds.
+		if err := json.Unmarshal(b, &have); err != nil {
+			return nil, fmt.Errorf("cannot read secret %s/%s: %s is damaged", namespace, name, file)
+		}
+	}
+	changed := false
+	for _, k := range slices.Sorted(maps.Keys(generate)) {
+		if _, ok := have[k]; ok {
+			continue
+		}
+		if have[k], err = Password(generate[k], random); err != nil {
+			return nil, fmt.Errorf("cannot make secret %s/%s: %w", namespace, name, err)
+		}
+		changed = true
+	}
+	if !changed {
+		return have, nil
+	}
+	if b, err = json.Marshal(have); err != nil {
+		return nil, fmt.Errorf("cannot write secret %s/%s: %w", namespace, name, err)
+	}
+	if err := atomicfile.Write(file, b, 0o600); err != nil {
+		return nil, fmt.Errorf("cannot write secret %s/%s: %w", namespace, name, err)
+	}
+	return have, nil
+}
+
+// Password is n characters of [A-Za-z0-9], each as likely as the others.
+func Password(n int, random io.Reader) (string, error) {
+	// Bytes past the largest multiple of the alphabet's length would favour
+	// its beginning: they are thrown away.
+	const limit = 256 - 256%len(alphabet)
+	out := make([]byte, 0, n)
+	var b [1]byte
+	for len(out) < n {
+		if _, err := io.ReadFull(random, b[:]); err != nil {
+			return "", err
+		}
+		if int(b[0]) < limit {
+			out = append(out, alphabet[int(b[0])%len(alphabet)])
+		}
+	}
+	return string(out), nil
+}

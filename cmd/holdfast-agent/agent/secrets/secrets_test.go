@@ -1,0 +1,63 @@
+package secrets_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/secrets"
+)
+
+func TestMadeOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "secrets")
+	first, err := secrets.Ensure(dir, "db", "admin", map[string]int{"password": 32}, rand.Reader)
+	if err != nil || !regexp.MustCompile(`^[A-Za-z0-9]{32}$`).MatchString(first["password"]) {
+		t.Fatalf("%v, %v", first, err)
+	}
+	second, err := secrets.Ensure(dir, "db", "admin", map[string]int{"password": 64, "salt": 8}, rand.Reader)
+	if err != nil || second["password"] != first["password"] || len(second["salt"]) != 8 {
+		t.Errorf("then %v, %v", second, err)
+	}
+	third, err := secrets.Ensure(dir, "db", "admin", nil, nil)
+	if err != nil || !maps.Equal(second, third) {
+		t.Errorf("read back %v, %v", third, err)
+	}
+	file := filepath.Join(dir, "db_admin.json")
+	fi, err := os.Stat(file)
+	if err != nil || fi.Mode() != 0o600 {
+		t.Errorf("mode %v, %v", fi.Mode(), err)
+	}
+	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := secrets.Ensure(dir, "db", "admin", map[string]int{"password": 32}, rand.Reader); err == nil {
+		t.Error("a damaged secret was replaced")
+	}
+}
+
+func TestPasswordHasNoBias(t *testing.T) {
+	var all []byte
+	for i := range 256 {
+		all = append(all, byte(i))
+	}
+	p, err := secrets.Password(248, bytes.NewReader(all))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := map[rune]int{}
+	for _, r := range p {
+		n[r]++
+	}
+	for r, k := range n {
+		if k != 4 {
+			t.Errorf("%c: %d times", r, k)
+		}
+	}
+	if len(n) != 62 {
+		t.Errorf("%d characters", len(n))
+	}
+}

@@ -1,0 +1,205 @@
+// Package status keeps what the agent tells: a file for programs, lines on the
+// console for people, and the log.
+package status
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/atomicfile"
+)
+
+// Status is /run/holdfast/status.json.
+type Status struct {
+	Phase      string      `json:"phase"`
+	Node       Node        `json:"node"`
+	Release    Release     `json:"release"`
+	Engine     Engine      `json:"engine"`
+	Components []Component `json:"components"`
+	Since      time.Time   `json:"since"`  // when the phase began
+	Faults     []string    `json:"faults"` // what keeps the node from being healthy
+	Timings    []Timing    `json:"timings"`
+}
+
+type Node struct {
+	Name    string `json:"name"`
+	Ready   bool   `json:"ready"`
+	Version string `json:"version"`
+	Reason  string `json:"reason,omitempty"`
+}
+
+type Release struct {
+	Name   string `json:"name"`
+	Number int    `json:"number"`
+}
+
+type Engine struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Ready   bool   `json:"ready"`
+	Reason  string `json:"reason,omitempty"`
+}
+
+type Component struct {
+	Name    string `json:"name"`
+	Healthy bool   `json:"healthy"`
+	Reason  string `json:"reason,omitempty"`
+}
+
+// Timing is how long a step of this boot took.
+type Timing struct {
+	Step    string  `json:"step"`
+	Seconds float64 `json:"seconds"`
+}
+
+// The phases, in order.
+const (
+	Starting   = "starting"
+	Refused    = "refused"    // nothing starts; the faults say why
+	Network    = "network"    // finding and bringing up this node
+	EngineUp   = "engine"     // starting Kubernetes
+	Components = "components" // applying and waiting for the platform
+	Healthy    = "healthy"    // all is well
+	Degraded   = "degraded"   // all was well, and something is not now
+)
+
+// Reporter tells. Make one with New; it is safe for concurrent use.
+type Reporter struct {
+	file    string
+	console func() (io.WriteCloser, error)
+	log     *slog.Logger
+	now     func() time.Time
+
+	mu   sync.Mutex
+	s    Status
+	last []byte
+}
+
+// New returns a reporter that writes file. console is opened for each line,
+// because a console may hang up; nil means none.
+func New(file string, console func() (io.WriteCloser, error), log *slog.Logger, now func() time.Time) *Reporter {
+	return &Reporter{file: file, console: console, log: log, now: now, s: Status{Phase: Starting, Since: now()}}
+}
+
+// Say prints lines to the console and the log, with the prefix that tells them
+// from the kernel's.
+func (r *Reporter) Say(format string, a ...any) {
+	msg := fmt.Sprintf(format, a...)
+	r.log.Info(msg)
+	if r.console == nil {
+		return
+	}
+	w, err := r.console()
+	if err != nil {
+		return // no console to tell it to
+	}
+	defer w.Close()
+	for line := range strings.Lines(msg) {
+		fmt.Fprintf(w, "holdfast: %s\n", strings.TrimSuffix(line, "\n"))
+	}
+}
+
+// Get returns a copy of the status.
+func (r *Reporter) Get() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.copy()
+}
+
+func (r *Reporter) copy() Status {
+	s := r.s
+	s.Components, s.Faults, s.Timings = slices.Clone(s.Components), slices.Clone(s.Faults), slices.Clone(s.Timings)
+	return s
+}
+
+// Update changes the status and writes the file if anything changed.
+func (r *Reporter) Update(change func(*Status)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.copy()
+	change(&s)
+	if s.Phase != r.s.Phase {
+		s.Since = r.now()
+	}
+	r.s = s
+	b, err := Encode(s)
+	if err != nil || string(b) == string(r.last) {
+		return
+	}
+	r.last = b
+	if err := os.MkdirAll(filepath.Dir(r.file), 0o755); err != nil {
+		r.log.Error("cannot write status", "error", err)
+		return
+	}
+	if err := atomicfile.Write(r.file, b, 0o644); err != nil {
+		r.log.Error("cannot write status", "error", err)
+	}
+}
+
+// Phase moves to phase p, and forgets the faults of the one before.
+func (r *Reporter) Phase(p string) {
+	r.Update(func(s *Status) { s.Phase, s.Faults = p, nil })
+}
+
+// Step runs f, and if it succeeds tells and records how long it took.
+func (r *Reporter) Step(name string, f func() error) error {
+	start := r.now()
+	err := f()
+	if err != nil {
+		return err
+	}
+	d := r.now().Sub(start)
+	r.Update(func(s *Status) {
+		s.Timings = append(s.Timings, Timing{name, float64(d.Milliseconds()) / 1000})
+	})
+	r.Say("%s: done in %.1f s", name, d.Seconds())
+	return nil
+}
+
+// Encode gives the JSON of s, with empty lists rather than null.
+func Encode(s Status) ([]byte, error) {
+	if s.Components == nil {
+		s.Components = []Component{}
+	}
+	if s.Faults == nil {
+		s.Faults = []string{}
+	}
+	if s.Timings == nil {
+		s.Timings = []Timing{}
+	}
+	b, err := json.MarshalIndent(s, "", "  ")
+	return append(b, '\n'), err
+}
+
+// Text gives s for people.
+func Text(s Status) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "release %s %d, %s since %s\n", s.Release.Name, s.Release.Number, s.Phase, s.Since.UTC().Format(time.RFC3339))
+	fmt.Fprintf(&b, "node %s: %s\n", s.Node.Name, state(s.Node.Ready, "ready", s.Node.Reason))
+	fmt.Fprintf(&b, "engine %s %s: %s\n", s.Engine.Name, s.Engine.Version, state(s.Engine.Ready, "ready", s.Engine.Reason))
+	for _, c := range s.Components {
+		fmt.Fprintf(&b, "component %s: %s\n", c.Name, state(c.Healthy, "healthy", c.Reason))
+	}
+	for _, f := range s.Faults {
+		fmt.Fprintf(&b, "fault: %s\n", f)
+	}
+	return b.String()
+}
+
+func state(ok bool, word, reason string) string {
+	switch {
+	case ok:
+		return word
+	case reason == "":
+		return "not " + word
+	}
+	return "not " + word + ": " + reason
+}
