@@ -95,7 +95,7 @@ func names(cs []Component) string {
 
 func TestOrder(t *testing.T) {
 	got, err := Order([]string{"postgresql"})
-	if want := "containerd kubernetes kube-proxy coredns storage postgresql"; err != nil || names(got) != want {
+	if want := "containerd kubernetes kube-proxy storage postgresql"; err != nil || names(got) != want {
 		t.Errorf("order is %s, %v; want %s", names(got), err, want)
 	}
 	all := []Component{{Name: "a", Needs: []string{"b"}}, {Name: "b", Needs: []string{"c", "a"}}, {Name: "d"}}

@@ -28,7 +28,7 @@ mkdir "$d" && echo 17 > "$d/PG_VERSION"
 		not     string
 		created bool
 	}{
-		{"new", nil, initdb, []string{"initdb --pgdata=", "--data-checksums", "--auth-host=scram-sha-256", "server -D ", " --port=5432"}, "", true},
+		{"new", nil, initdb, []string{"initdb --no-sync --pgdata=", "--data-checksums", "--auth-host=scram-sha-256", "server -D ", " --port=5432"}, "", true},
 		{"again", func(t *testing.T, data string) { put(t, data+"/PG_VERSION", "17\n", 0o600) }, initdb, []string{"server -D "}, "initdb", true},
 		{"interrupted before", func(t *testing.T, data string) { put(t, data+".new/PG_VERSION", "17\n", 0o600) }, initdb, []string{"initdb", "server -D "}, "", true},
 		{"something else there", func(t *testing.T, data string) { put(t, data+"/precious", "x", 0o600) }, initdb, []string{"has files but no PG_VERSION"}, "server", false},

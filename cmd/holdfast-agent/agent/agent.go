@@ -16,8 +16,8 @@ import (
 	"os"
 	"time"
 
-	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
 	"holdfast.dev/holdfast/airgap/serve"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
 )
 
 const (

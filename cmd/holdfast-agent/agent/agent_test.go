@@ -22,11 +22,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/apply"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
-	"holdfast.dev/holdfast/airgap/store"
-	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/signing"
 )
 
@@ -109,6 +109,7 @@ func newBox(t *testing.T) *box {
 			return nil
 		},
 		// A minute of the test is a hundredth of a second.
+		Pull: func(context.Context, []string, func(string)) error { return nil },
 		Sleep: func(ctx context.Context, d time.Duration) error {
 			b.mu.Lock()
 			if d < time.Minute { // not that of the clock's keeper
@@ -285,7 +286,7 @@ func TestUpToTheAPIServer(t *testing.T) {
 	}
 	for _, f := range []string{
 		"run/systemd/network/10-holdfast.network", "run/holdfast/resolv.conf", "run/holdfast/containerd/config.toml",
-		"run/holdfast/certs.d/registry.k8s.io/hosts.toml", "etc/cni/net.d/10-holdfast.conflist",
+		"run/holdfast/certs.d/registry.k8s.io/hosts.toml",
 		"run/holdfast/kubeadm/patches/etcd0+strategic.json", "var/lib/holdfast/kubeadm.done", "var/lib/holdfast/time",
 		"var/lib/holdfast/secrets/db_admin.json",
 	} {

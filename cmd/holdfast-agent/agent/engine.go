@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/apply"
@@ -14,11 +15,14 @@ import (
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
 )
 
-// bringUpEngine starts Kubernetes and waits until this node is ready.
+// bringUpEngine starts Kubernetes and waits until its API server answers.
 func (a *agent) bringUpEngine(ctx context.Context, c node.Config, n node.Node) (*apply.Cluster, error) {
 	a.Phase(status.EngineUp)
 	a.Say("starting %s %s", c.Engine.Name, c.Engine.Version)
 	if err := a.insist(ctx, status.EngineUp, "start containerd", func() error { return a.startContainerd(ctx, c, n) }); err != nil {
+		return nil, err
+	}
+	if err := a.insist(ctx, status.EngineUp, "pull images", func() error { return a.pullImages(ctx, c.Images) }); err != nil {
 		return nil, err
 	}
 	up := kubeadm.Node{Root: a.host.Root, Say: a.Say, Run: func(ctx context.Context, line func(string), name string, arg ...string) error {
@@ -38,24 +42,53 @@ func (a *agent) bringUpEngine(ctx context.Context, c node.Config, n node.Node) (
 	if err := a.await(ctx, "the API server", func() error { return cluster.Readyz(ctx) }); err != nil {
 		return nil, err
 	}
+	return cluster, nil
+}
+
+// serviceProxy is the component that makes services reachable. Pods get a
+// network only once it works: one that starts before it finds no API server,
+// fails, and is kept back ever longer by the kubelet.
+const serviceProxy = "kube-proxy"
+
+// openPodNetwork lets pods onto the network when service addresses work, and
+// waits until the node is ready.
+func (a *agent) openPodNetwork(ctx context.Context, r *apply.Reconciler, c *apply.Cluster, n node.Node) error {
+	err := a.await(ctx, "component "+serviceProxy, func() error {
+		for _, h := range r.Tick(ctx) {
+			if h.Name == serviceProxy && !h.Healthy {
+				return errors.New(h.Reason)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = a.insist(ctx, status.EngineUp, "open the pod network", func() error {
+		return a.writeFiles(map[string][]byte{containerd.CNIConf + "/10-holdfast.conflist": containerd.CNI(kubeadm.NodeSubnet)})
+	})
+	if err != nil {
+		return err
+	}
 	var version string
 	err = a.await(ctx, "node "+n.Name, func() error {
-		reason, v, err := cluster.NodeReady(ctx, n.Name)
+		reason, v, err := c.NodeReady(ctx, n.Name)
 		if err == nil && reason != "" {
 			err = errors.New(reason)
 		}
 		version = v
+		r.Tick(ctx)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	a.Update(func(s *status.Status) {
 		s.Node.Ready, s.Node.Version, s.Node.Reason = true, version, ""
 		s.Engine.Ready, s.Engine.Reason = true, ""
 	})
 	a.Say("node ready: %s %s", n.Name, version)
-	return cluster, nil
+	return nil
 }
 
 // startContainerd writes the files of containerd and of the control plane, and
@@ -73,6 +106,21 @@ func (a *agent) startContainerd(ctx context.Context, c node.Config, n node.Node)
 		return err
 	}
 	return a.exec(ctx, "/usr/bin/systemctl", "start", "containerd.service")
+}
+
+// pullImages has containerd unpack every image of the release from the node's
+// own store. The control plane's come first.
+func (a *agent) pullImages(ctx context.Context, images []node.Image) error {
+	var refs []string
+	for _, i := range images {
+		refs = append(refs, i.Ref())
+	}
+	n := 0
+	return a.host.Pull(ctx, refs, func(ref string) {
+		n++
+		name, _, _ := strings.Cut(ref, "@")
+		a.Say("image %s is unpacked (%d of %d)", name, n, len(refs))
+	})
 }
 
 // engineFiles is pure: what the engine finds on the node, by path.
@@ -100,9 +148,8 @@ func engineFiles(c node.Config, n node.Node) (map[string][]byte, error) {
 		return nil, err
 	}
 	files := map[string][]byte{
-		"/run/holdfast/containerd/config.toml":       containerd.Config(pause.Ref()),
-		containerd.CNIConf + "/10-holdfast.conflist": containerd.CNI(kubeadm.NodeSubnet),
-		kubeadm.ConfigFile:                           config,
+		"/run/holdfast/containerd/config.toml": containerd.Config(pause.Ref()),
+		kubeadm.ConfigFile:                     config,
 	}
 	for name, b := range containerd.Hosts(names, "http://"+listenAt) {
 		files[containerd.CertsDir+"/"+name] = b

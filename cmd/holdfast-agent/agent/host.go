@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/containerd"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/images"
 )
 
 // Host is the machine below the agent: where its files are, and what it can do
@@ -28,6 +31,8 @@ type Host struct {
 	Console     func() (io.WriteCloser, error)
 	// Run runs a program to its end; line gets each line of its output.
 	Run func(ctx context.Context, line func(string), name string, arg ...string) error
+	// Pull makes containerd have images, and tells which it had to pull.
+	Pull func(ctx context.Context, refs []string, told func(ref string)) error
 	// Sleep waits; it returns ctx's error if that ends first.
 	Sleep func(ctx context.Context, d time.Duration) error
 }
@@ -45,7 +50,10 @@ func Machine(root string, random io.Reader, getenv func(string) string) Host {
 		Console: func() (io.WriteCloser, error) {
 			return os.OpenFile("/dev/console", os.O_WRONLY|unix.O_NOCTTY, 0)
 		},
-		Run:   runProgram,
+		Run: runProgram,
+		Pull: func(ctx context.Context, refs []string, told func(string)) error {
+			return images.Pull(ctx, containerd.Socket, refs, told)
+		},
 		Sleep: sleep,
 	}
 }

@@ -16,18 +16,19 @@ const (
 	tickIdle = 10 * time.Second // when all is
 )
 
-// platform applies the components and then watches them, until ctx ends.
-func (a *agent) platform(ctx context.Context, rel running, n node.Node, c *apply.Cluster) error {
-	a.Phase(status.Components)
+// reconciler reads the release's manifests.
+func (a *agent) reconciler(ctx context.Context, rel running, c *apply.Cluster) (*apply.Reconciler, error) {
 	var cs []apply.Component
 	err := a.insist(ctx, status.Components, "read the manifests", func() (err error) {
 		cs, err = components(rel)
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	r := apply.NewReconciler(c, cs, a.secret, a.host.Now)
+	return apply.NewReconciler(c, cs, a.secret, a.host.Now), err
+}
+
+// platform applies the components and then watches them, until ctx ends.
+func (a *agent) platform(ctx context.Context, r *apply.Reconciler, n node.Node, c *apply.Cluster) error {
+	a.Phase(status.Components)
 	start := a.host.Now()
 	for {
 		healthy := a.watch(ctx, r, n, c, start)

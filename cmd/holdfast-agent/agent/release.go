@@ -8,9 +8,9 @@ import (
 	"regexp"
 	"slices"
 
-	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/signing"
 )
 

@@ -60,7 +60,14 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return a.platform(ctx, rel, n, c)
+	r, err := a.reconciler(ctx, rel, c)
+	if err != nil {
+		return err
+	}
+	if err := a.openPodNetwork(ctx, r, c, n); err != nil {
+		return err
+	}
+	return a.platform(ctx, r, n, c)
 }
 
 // bringUpNode finds which node this machine is, and gives it its network and
