@@ -29,13 +29,7 @@ type Need struct {
 
 // CollectNeeds says what Collect would fetch and the space that this takes.
 func CollectNeeds(ctx context.Context, l Lock, recipes []gobuild.Recipe, s *store.Store) (Need, error) {
-	var n Need
-	for _, p := range l.Packages {
-		if s.Check(p.Content) != nil {
-			n.Missing += p.Size
-			n.Items++
-		}
-	}
+	n := missing(l, s)
 	goroot, err := gomod.Toolchain(l.Toolchain.Version, l.Toolchain.H1, s.Dir())
 	if err != nil {
 		n.Missing += toolchainSpace
@@ -48,6 +42,31 @@ func CollectNeeds(ctx context.Context, l Lock, recipes []gobuild.Recipe, s *stor
 	free, err := FreeSpace(s.Dir())
 	n.Free = free
 	return n, err
+}
+
+// missing counts the packages that s lacks.
+func missing(l Lock, s *store.Store) Need {
+	var n Need
+	for _, p := range l.Packages {
+		if s.Check(p.Content) != nil {
+			n.Missing += p.Size
+			n.Items++
+		}
+	}
+	return n
+}
+
+// roomFor refuses to fetch packages that the store's disk cannot hold.
+func roomFor(l Lock, s *store.Store) error {
+	n := missing(l, s)
+	free, err := FreeSpace(s.Dir())
+	if err != nil {
+		return err
+	}
+	if n.Missing > free {
+		return fmt.Errorf("its packages take %d bytes more, %d are free in %s\nhint: make room there, or set HOLDFAST_CACHE to a larger disk", n.Missing, free, s.Dir())
+	}
+	return nil
 }
 
 // FreeSpace is the number of bytes that an ordinary user may still write.

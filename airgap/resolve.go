@@ -195,6 +195,9 @@ func Resolve(ctx context.Context, r Request, previous Lock, net Network, s *stor
 		lock.Packages = append(lock.Packages, p)
 	}
 	sort.Slice(lock.Packages, func(i, j int) bool { return lock.Packages[i].ID() < lock.Packages[j].ID() })
+	if err := roomFor(lock, s); err != nil {
+		return Lock{}, fmt.Errorf("cannot lock: %w", err)
+	}
 	if err := debian.Fetch(ctx, net.Debian, s, items(lock), opt.Fetched); err != nil {
 		return Lock{}, fmt.Errorf("cannot lock: %w", err)
 	}

@@ -46,11 +46,7 @@ ends in .raw is checked against FILE.sig, the statement signed with its release.
 			if strings.HasSuffix(args[0], ".raw") {
 				return a.verifyImage(args[0], trust)
 			}
-			v, err := a.openBundle(c.Context(), args[0], trust)
-			if err != nil {
-				return err
-			}
-			return a.showVerified(args[0], v)
+			return a.openBundle(c.Context(), args[0], trust, a.showVerified)
 		},
 	}), flags(&cobra.Command{
 		Use:     "inspect FILE",
@@ -62,11 +58,7 @@ ends in .raw is checked against FILE.sig, the statement signed with its release.
 			if err != nil {
 				return err
 			}
-			v, err := a.openBundle(c.Context(), args[0], trust)
-			if err != nil {
-				return err
-			}
-			return a.inspect(v)
+			return a.openBundle(c.Context(), args[0], trust, a.inspect)
 		},
 	}))
 	return c
@@ -98,22 +90,24 @@ func (a *app) trust(policy, zone string, min uint64) (bundles.Trust, error) {
 	return t, nil
 }
 
-func (a *app) openBundle(ctx context.Context, name string, trust bundles.Trust) (*bundles.Verified, error) {
+// openBundle verifies the bundle and hands it to use, while its file is open:
+// the parts are read from there.
+func (a *app) openBundle(ctx context.Context, name string, trust bundles.Trust, use func(string, *bundles.Verified) error) error {
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read bundle: %w", err)
+		return fmt.Errorf("cannot read bundle: %w", err)
 	}
 	defer f.Close()
 	fi, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("cannot read bundle: %w", err)
+		return fmt.Errorf("cannot read bundle: %w", err)
 	}
 	report := a.progress("verify")
 	v, err := bundles.OpenAt(ctx, f, fi.Size(), trust, func(done, _ int64) { report(done, fi.Size(), filepath.Base(name)) })
 	if err != nil {
-		return nil, fmt.Errorf("cannot verify %s: %w", name, err)
+		return fmt.Errorf("cannot verify %s: %w", name, err)
 	}
-	return v, nil
+	return use(name, v)
 }
 
 func (a *app) showVerified(name string, v *bundles.Verified) error {
@@ -163,7 +157,7 @@ func (a *app) verifyImage(name string, trust bundles.Trust) error {
 	return nil
 }
 
-func (a *app) inspect(v *bundles.Verified) error {
+func (a *app) inspect(_ string, v *bundles.Verified) error {
 	s, err := bundles.Inspect(v)
 	if err != nil {
 		return err

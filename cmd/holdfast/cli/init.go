@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -83,6 +84,10 @@ func (a *app) schemaCmd() *cobra.Command {
 			b, err := overlays.Schema()
 			if err != nil {
 				return err
+			}
+			if a.json {
+				a.event(json.RawMessage(b)) // on one line
+				return nil
 			}
 			a.printf("%s\n", strings.TrimSpace(string(b)))
 			return nil

@@ -180,6 +180,13 @@ func imageSet(name string) string { return "image/" + name }
 // localFiles are the site's own inputs, as far as they are there.
 func (in *inputs) localFiles(dir string) error {
 	names := []string{"trust/policy.json"}
+	keyring, err := keyringName(dir)
+	if err != nil {
+		return err
+	}
+	if keyring != "" {
+		names = append(names, keyring)
+	}
 	for _, m := range in.site.Manifests {
 		names = append(names, "manifests/"+m.Name)
 	}
@@ -194,6 +201,26 @@ func (in *inputs) localFiles(dir string) error {
 		in.request.Files = append(in.request.Files, f)
 	}
 	return nil
+}
+
+// keyringName is the site's own keyring of the Debian archives, below dir; ""
+// where it has none, and Debian's own keys count.
+func keyringName(dir string) (string, error) {
+	var there []string
+	for _, n := range []string{"trust/debian-keyring.asc", "trust/debian-keyring.pgp"} {
+		if _, err := os.Stat(filepath.Join(dir, n)); err == nil {
+			there = append(there, n)
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("cannot look for the site's Debian keyring: %w", err)
+		}
+	}
+	switch len(there) {
+	case 0:
+		return "", nil
+	case 1:
+		return there[0], nil
+	}
+	return "", fmt.Errorf("cannot choose the site's Debian keyring: there are %s\nhint: keep one of them", strings.Join(there, " and "))
 }
 
 // cache opens the store that all sites of this user share.
@@ -218,21 +245,39 @@ func (a *app) cache() (*store.Store, error) {
 	return s, nil
 }
 
-// network says how the origins are reached.
-func (a *app) network(site overlays.Site) (airgap.Network, error) {
-	m, derr := debian.Mirrors(a.Getenv, os.DirFS("/etc/apt"), slices.Concat(site.Mirrors.Debian, site.Mirrors.DebianSecurity))
-	p, gerr := gomod.Config(a.Getenv, goEnv, site.Mirrors.GoProxy)
-	if err := errors.Join(derr, gerr); err != nil {
-		return airgap.Network{}, err
+// debianClient says how the Debian archives are reached, and whose signatures
+// count there.
+func (a *app) debianClient(site overlays.Site) (*debian.Client, error) {
+	m, err := debian.Mirrors(a.Getenv, os.DirFS("/etc/apt"), slices.Concat(site.Mirrors.Debian, site.Mirrors.DebianSecurity))
+	if err != nil {
+		return nil, err
 	}
-	client := &http.Client{Transport: &http.Transport{
+	c := &debian.Client{Mirror: m, Now: a.Now(), HTTP: &http.Client{Transport: &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: 20 * time.Second}).DialContext,
 		TLSHandshakeTimeout:   20 * time.Second,
 		ResponseHeaderTimeout: time.Minute,
 		MaxIdleConnsPerHost:   8,
-	}}
-	return airgap.Network{Debian: &debian.Client{Mirror: m, Now: a.Now(), HTTP: client}, Go: p}, nil
+	}}}
+	name, err := keyringName(a.dir)
+	if err != nil || name == "" {
+		return c, err
+	}
+	b, err := os.ReadFile(filepath.Join(a.dir, name))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the site's Debian keyring: %w", err)
+	}
+	if c.Keyring, err = deb.ReadKeyring(b); err != nil {
+		return nil, fmt.Errorf("cannot use %s: %w", name, err)
+	}
+	return c, nil
+}
+
+// network says how all origins are reached.
+func (a *app) network(site overlays.Site) (airgap.Network, error) {
+	c, derr := a.debianClient(site)
+	p, gerr := gomod.Config(a.Getenv, goEnv, site.Mirrors.GoProxy)
+	return airgap.Network{Debian: c, Go: p}, errors.Join(derr, gerr)
 }
 
 // goEnv asks the host's go command where it fetches from, if there is one.

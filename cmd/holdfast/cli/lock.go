@@ -62,12 +62,13 @@ func (a *app) lock(ctx context.Context, update []string, accept bool) error {
 	if err != nil {
 		return err
 	}
-	net, err := a.network(in.site)
+	// Modules are pinned by the recipes themselves: no proxy is asked.
+	client, err := a.debianClient(in.site)
 	if err != nil {
 		return err
 	}
 	done := a.step("lock")
-	l, err := airgap.Resolve(ctx, in.request, previous, net, s, airgap.Options{
+	l, err := airgap.Resolve(ctx, in.request, previous, airgap.Network{Debian: client}, s, airgap.Options{
 		Update:  update,
 		Verdict: image.Verdict,
 		Notice:  a.notice,
@@ -118,11 +119,11 @@ func (a *app) checkLock(ctx context.Context, upstream bool) error {
 		a.notice(err.Error())
 	}
 	if upstream {
-		net, err := a.network(in.site)
+		client, err := a.debianClient(in.site)
 		if err != nil {
 			return err
 		}
-		newer, gone, err := airgap.Upstream(ctx, in.request, l, net)
+		newer, gone, err := airgap.Upstream(ctx, in.request, l, airgap.Network{Debian: client})
 		if err != nil {
 			return err
 		}

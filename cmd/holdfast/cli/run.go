@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/image/deb"
 	"holdfast.dev/holdfast/signing"
@@ -80,7 +81,7 @@ func Run(ctx context.Context, h Host, args []string) int {
 }
 
 func refused(err error) bool {
-	for _, target := range []error{bundles.ErrRefused, signing.ErrUntrusted, deb.ErrUntrusted, deb.ErrExpired, errPolicy} {
+	for _, target := range []error{bundles.ErrRefused, signing.ErrUntrusted, deb.ErrUntrusted, deb.ErrExpired, store.ErrMismatch, errPolicy} {
 		if errors.Is(err, target) {
 			return true
 		}
@@ -116,9 +117,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by verification or policy
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(a.initCmd(), a.schemaCmd(), a.keysCmd(), a.lockCmd(), a.collectCmd(),
 		a.buildCmd(), a.bundleCmd(), a.labCmd(), a.versionCmd())
-	for _, c := range root.Commands() {
-		usageArgs(c)
-	}
+	usageArgs(root)
 	return root
 }
 
@@ -135,7 +134,12 @@ func usageArgs(c *cobra.Command) {
 	if c.HasSubCommands() && c.RunE == nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return errUsage{fmt.Errorf("unknown command %q\nhint: %s --help", args[0], c.CommandPath())}
+				hint := c.CommandPath() + " --help"
+				c.SuggestionsMinimumDistance = 2
+				if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+					hint = fmt.Sprintf("did you mean %q", near[0])
+				}
+				return errUsage{fmt.Errorf("unknown command %q\nhint: %s", args[0], hint)}
 			}
 			return nil
 		}

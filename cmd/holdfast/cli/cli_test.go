@@ -1,0 +1,250 @@
+package cli_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+
+	"holdfast.dev/holdfast/cmd/holdfast/cli"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"holdfast": func() { os.Exit(cli.Run(context.Background(), cli.System(), os.Args[1:])) },
+	})
+}
+
+// The scripts run the real command line against a mirror on the loopback.
+// Beside testscript's own commands they have these:
+//
+//	exits CODE holdfast …          runs it, and wants that exit code
+//	mirror up|down|spoil|…         changes the mirror; see mirrorCmd
+//	site DIR                       makes a site that trusts the mirror, with development keys
+//	bundle SITE FILE [RELEASE ZONE]  packs a small release, signed with the site's key
+//	statement SITE FILE            signs FILE as a raw image
+//	flip FILE OFFSET, shorten FILE, extra FILE   spoil a file
+//	spoilstore SITE PACKAGE        changes a byte of a package in the store
+//	jsonlines                      wants one JSON object in each line of the last output
+//	smalldisk DIR SIZE             mounts a small disk, where the condition [mount] holds
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup:               setup,
+		Condition:           condition,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits, "mirror": mirrorCmd, "site": siteCmd, "bundle": bundleCmd, "statement": statementCmd,
+			"flip": flip, "shorten": shorten, "extra": extra, "spoilstore": spoilStore, "jsonlines": jsonLines, "smalldisk": smallDisk,
+		},
+	})
+}
+
+type mirrorKey struct{}
+
+func setup(e *testscript.Env) error {
+	m, err := newMirror()
+	if err != nil {
+		return err
+	}
+	e.Values[mirrorKey{}] = m
+	e.Defer(func() { _ = m.down() })
+	e.Setenv("MIRROR", "http://"+m.addr)
+	e.Setenv("HOLDFAST_DEBIAN_MIRROR", "http://"+m.addr+"/debian")
+	e.Setenv("HOLDFAST_DEBIAN_SECURITY_MIRROR", "http://"+m.addr+"/debian-security")
+	e.Setenv("HOLDFAST_CACHE", filepath.Join(e.WorkDir, "cache"))
+	e.Setenv("GOPROXY", "off")
+	return nil
+}
+
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE program [args...]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var status *exec.ExitError
+	if errors.As(err, &status) {
+		got = status.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// mirrorCmd changes the mirror:
+//
+//	up, down              serve again, or refuse connections
+//	dies N                after N more packages, break every transfer of one
+//	move PKG VERSION      replace a package
+//	script PKG TEXT       give it a postinst
+//	pad PKG BYTES         make it larger
+//	spoil PKG, mend PKG   serve other bytes than the index says, or the right ones
+//	stranger, expired     sign with another key, or let the signed file be too old
+//	fetched N             want N packages to have been fetched since it was last asked
+func mirrorCmd(ts *testscript.TestScript, _ bool, args []string) {
+	m := ts.Value(mirrorKey{}).(*mirror)
+	what, args := args[0], args[1:]
+	if what == "down" {
+		ts.Check(m.down())
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	number := func(i int) int {
+		n, err := strconv.Atoi(args[i])
+		ts.Check(err)
+		return n
+	}
+	change := func(f func(*fakeDeb)) {
+		d, ok := m.debs[args[0]]
+		if !ok {
+			ts.Fatalf("the mirror has no %s", args[0])
+		}
+		f(&d)
+		m.debs[args[0]] = d
+	}
+	var err error
+	switch what {
+	case "up":
+		m.left = -1
+		if m.srv == nil {
+			err = m.up(m.addr)
+		}
+	case "dies":
+		m.left = number(0)
+	case "move":
+		change(func(d *fakeDeb) { d.version = args[1] })
+	case "script":
+		change(func(d *fakeDeb) { d.postinst = args[1] })
+	case "pad":
+		change(func(d *fakeDeb) { d.padding = number(1) })
+	case "spoil", "mend":
+		change(func(d *fakeDeb) { d.spoilt = what == "spoil" })
+	case "stranger":
+		m.key, err = newArchiveKey()
+	case "expired":
+		m.validFor = -time.Minute
+	case "fetched":
+		slices.Sort(m.served)
+		names := slices.Compact(m.served)
+		if m.served = nil; len(names) != number(0) {
+			ts.Fatalf("%d packages were fetched, want %s: %s", len(names), args[0], strings.Join(names, " "))
+		}
+	default:
+		ts.Fatalf("mirror %s: not known", what)
+	}
+	ts.Check(err)
+}
+
+func siteCmd(ts *testscript.TestScript, _ bool, args []string) {
+	dir := args[0]
+	ts.Check(ts.Exec("holdfast", "init", dir))
+	ts.Check(ts.Exec("holdfast", "-C", dir, "keys", "generate", "--development"))
+	key, err := archiveKey()
+	ts.Check(err)
+	ring, err := keyring(key)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(filepath.Join(dir, "trust", "debian-keyring.asc")), []byte(ring), 0o644))
+}
+
+func edit(ts *testscript.TestScript, name string, f func([]byte) []byte) {
+	name = ts.MkAbs(name)
+	b, err := os.ReadFile(name)
+	ts.Check(err)
+	ts.Check(os.Chmod(name, 0o644))
+	ts.Check(os.WriteFile(name, f(b), 0o644))
+}
+
+// flip changes one bit at an offset; a negative one counts from the end.
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	at, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	edit(ts, args[0], func(b []byte) []byte {
+		if at < 0 {
+			at += len(b)
+		}
+		b[at] ^= 1
+		return b
+	})
+}
+
+func shorten(ts *testscript.TestScript, _ bool, args []string) {
+	edit(ts, args[0], func(b []byte) []byte { return b[:len(b)-1] })
+}
+
+func jsonLines(ts *testscript.TestScript, _ bool, _ []string) {
+	sc := bufio.NewScanner(strings.NewReader(ts.ReadFile("stdout")))
+	sc.Buffer(nil, 1<<20)
+	n := 0
+	for ; sc.Scan(); n++ {
+		var v map[string]any
+		if err := json.Unmarshal(sc.Bytes(), &v); err != nil {
+			ts.Fatalf("line %d is no JSON object: %v: %s", n+1, err, sc.Text())
+		}
+	}
+	if n == 0 {
+		ts.Fatalf("no line")
+	}
+}
+
+func smallDisk(ts *testscript.TestScript, _ bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(dir, 0o755))
+	ts.Check(syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+args[1]))
+	ts.Defer(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+}
+
+// condition knows "mount": whether this process can mount a small disk.
+func condition(name string) (bool, error) {
+	if name != "mount" {
+		return false, fmt.Errorf("no condition %q", name)
+	}
+	dir, err := os.MkdirTemp("", "holdfast-mount-")
+	if err != nil {
+		return false, err
+	}
+	defer os.Remove(dir)
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+		return false, nil
+	}
+	return true, syscall.Unmount(dir, 0)
+}
+
+func TestEveryCommandHasAnExample(t *testing.T) {
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		if !c.Hidden && c.Name() != "completion" && c.Name() != "help" {
+			if c.Short == "" || c.Example == "" {
+				t.Errorf("%q has no description or no example", c.CommandPath())
+			}
+			for line := range strings.Lines(c.Example) {
+				if !strings.HasPrefix(line, "  holdfast ") {
+					t.Errorf("%q: the example %q does not begin with the program", c.CommandPath(), line)
+				}
+			}
+		}
+		for _, s := range c.Commands() {
+			walk(s)
+		}
+	}
+	walk(cli.Commands(cli.Host{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}))
+}

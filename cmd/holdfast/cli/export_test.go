@@ -1,0 +1,6 @@
+package cli
+
+import "github.com/spf13/cobra"
+
+// Commands is the tree of all commands.
+func Commands(h Host) *cobra.Command { return (&app{Host: h}).root() }

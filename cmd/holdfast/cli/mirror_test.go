@@ -1,0 +1,239 @@
+package cli_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/bundles/catalog"
+	"holdfast.dev/holdfast/image"
+	"holdfast.dev/holdfast/overlays"
+)
+
+// fakeDeb is a package of the test's archive.
+type fakeDeb struct {
+	version, postinst string
+	depends           []string
+	padding           int // bytes of data that the package holds
+	spoilt            bool
+}
+
+// mirror is a small Debian archive on the loopback; scripts change it with the
+// command "mirror".
+type mirror struct {
+	addr string
+	srv  *http.Server
+
+	mu       sync.Mutex
+	debs     map[string]fakeDeb
+	key      *openpgp.Entity
+	validFor time.Duration
+	left     int      // packages to be served before it dies; -1: no end
+	served   []string // packages that were fetched since the last count
+}
+
+func pgpConfig() *packet.Config {
+	return &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, Time: func() time.Time { return time.Now().Add(-24 * time.Hour) }}
+}
+
+var archiveKey = sync.OnceValues(newArchiveKey)
+
+func newArchiveKey() (*openpgp.Entity, error) {
+	return openpgp.NewEntity("Test archive", "", "archive@example.com", pgpConfig())
+}
+
+func keyring(key *openpgp.Entity) (string, error) {
+	var b bytes.Buffer
+	w, err := armor.Encode(&b, openpgp.PublicKeyType, nil)
+	if err != nil {
+		return "", err
+	}
+	if err := key.Serialize(w); err != nil {
+		return "", err
+	}
+	err = w.Close()
+	return b.String(), err
+}
+
+// newMirror has every package that a new site with PostgreSQL wants or
+// excludes; an exclusion that cuts nothing would be an error.
+func newMirror() (*mirror, error) {
+	key, err := archiveKey()
+	if err != nil {
+		return nil, err
+	}
+	m := &mirror{debs: map[string]fakeDeb{}, key: key, validFor: 7 * 24 * time.Hour, left: -1}
+	set := func(want, exclude []string) {
+		for _, n := range append(slices.Clone(want), exclude...) {
+			if _, ok := m.debs[n]; !ok {
+				m.debs[n] = fakeDeb{version: "1.0"}
+			}
+		}
+		if len(want) > 0 {
+			d := m.debs[want[0]]
+			d.depends = append(d.depends, exclude...)
+			m.debs[want[0]] = d
+		}
+	}
+	want, exclude, err := image.Packages(overlays.Site{OS: overlays.OS{Suite: "trixie", Kernel: "cloud"}})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range exclude {
+		names = append(names, e.Name)
+	}
+	set(want, names)
+	all, err := catalog.Load()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range all {
+		for _, im := range c.Images {
+			var names []string
+			for _, e := range im.Source.Exclude {
+				names = append(names, e.Name)
+			}
+			set(im.Source.Debs, names)
+		}
+	}
+	return m, m.up("127.0.0.1:0")
+}
+
+func (m *mirror) up(addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{Handler: m}
+	m.addr, m.srv = l.Addr().String(), srv
+	go func() { _ = srv.Serve(l) }()
+	return nil
+}
+
+func (m *mirror) down() error {
+	if m.srv == nil {
+		return nil
+	}
+	err := m.srv.Close()
+	m.srv = nil
+	return err
+}
+
+func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	reply := func(b []byte) { http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b)) }
+	archive, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	if pkg, ok := strings.CutPrefix(name, "pool/"); ok {
+		pkg, version, _ := strings.Cut(strings.TrimSuffix(pkg, ".deb"), "_")
+		if d, ok := m.debs[pkg]; ok && d.version == version {
+			if m.left == 0 {
+				panic(http.ErrAbortHandler)
+			}
+			m.left--
+			m.served = append(m.served, pkg)
+			b := d.bytes(pkg)
+			if d.spoilt {
+				b[len(b)-1] ^= 1
+			}
+			reply(b)
+			return
+		}
+	}
+	if rest, ok := strings.CutPrefix(name, "dists/"); ok {
+		suite, file, _ := strings.Cut(rest, "/")
+		index := m.packages(archive == "debian" && suite == "trixie")
+		switch file {
+		case "InRelease":
+			b, err := m.inRelease(suite, index)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+				return
+			}
+			reply(b)
+			return
+		case "main/binary-amd64/Packages":
+			reply(index)
+			return
+		}
+	}
+	http.NotFound(w, r)
+}
+
+// packages is the index; all packages are in the suite trixie.
+func (m *mirror) packages(all bool) []byte {
+	var b []byte
+	if !all {
+		return []byte("\n")
+	}
+	for _, n := range slices.Sorted(maps.Keys(m.debs)) {
+		d := m.debs[n]
+		body := d.bytes(n)
+		b = fmt.Appendf(b, "Package: %s\nVersion: %s\nArchitecture: amd64\nFilename: pool/%s_%s.deb\nSize: %d\nSHA256: %s\n",
+			n, d.version, n, d.version, len(body), store.FromBytes(body).Hex())
+		if len(d.depends) > 0 {
+			b = fmt.Appendf(b, "Depends: %s\n", strings.Join(d.depends, ", "))
+		}
+		b = append(b, '\n')
+	}
+	return b
+}
+
+func (m *mirror) inRelease(suite string, index []byte) ([]byte, error) {
+	var b bytes.Buffer
+	w, err := clearsign.Encode(&b, m.key.PrivateKey, pgpConfig())
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now().UTC()
+	fmt.Fprintf(w, "Suite: stable\nCodename: %s\nDate: %s\nValid-Until: %s\nComponents: main\nArchitectures: amd64\nSHA256:\n %s %d main/binary-amd64/Packages\n",
+		suite, now.Add(-time.Hour).Format(time.RFC1123), now.Add(m.validFor).Format(time.RFC1123), store.FromBytes(index).Hex(), len(index))
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	b.WriteByte('\n')
+	return b.Bytes(), nil
+}
+
+func (d fakeDeb) bytes(name string) []byte {
+	control := map[string]string{"./control": fmt.Sprintf("Package: %s\nVersion: %s\nArchitecture: amd64\nDescription: none\n", name, d.version)}
+	if d.postinst != "" {
+		control["./postinst"] = d.postinst
+	}
+	data := map[string]string{"./usr/share/doc/" + name + "/copyright": name + strings.Repeat("x", d.padding) + "\n"}
+	out := []byte("!<arch>\n")
+	for _, part := range []struct {
+		name string
+		body []byte
+	}{{"debian-binary", []byte("2.0\n")}, {"control.tar", tarOf(control)}, {"data.tar", tarOf(data)}} {
+		out = fmt.Appendf(out, "%-16s%-12d%-6d%-6d%-8s%-10d`\n", part.name, 0, 0, 0, "100644", len(part.body))
+		out = append(out, part.body...)
+	}
+	return out
+}
+
+func tarOf(files map[string]string) []byte {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, n := range slices.Sorted(maps.Keys(files)) {
+		// Writes to a buffer do not fail, and the headers are plain.
+		_ = w.WriteHeader(&tar.Header{Name: n, Size: int64(len(files[n])), Mode: 0o644, Format: tar.FormatGNU})
+		_, _ = w.Write([]byte(files[n]))
+	}
+	_ = w.Close()
+	return b.Bytes()
+}
