@@ -1,0 +1,121 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// table is what was measured.
+type table struct {
+	rows  [][4]string
+	boots string
+}
+
+func (t *table) add(what, holdfast, other, note string) {
+	fmt.Fprintf(os.Stderr, "%s: %s, %s, %s\n", what, holdfast, other, note)
+	t.rows = append(t.rows, [4]string{what, holdfast, other, note})
+}
+
+// boots takes the times that the last boot test left.
+func boots(t *table) {
+	doc, err := os.ReadFile(".cache/boot.json")
+	if err != nil {
+		return
+	}
+	type boot struct{ NodeReady, Healthy float64 }
+	var b struct {
+		Accel        string
+		Date         time.Time
+		First, Later boot
+		Timings      []struct {
+			Step    string
+			Seconds float64
+		}
+	}
+	if json.Unmarshal(doc, &b) != nil {
+		return
+	}
+	var s strings.Builder
+	fmt.Fprintf(&s, "\nBoots in the lab with %s (boot test of %s), in seconds after power-on, or after the command to reboot:\n\n", b.Accel, b.Date.Format("2006-01-02"))
+	s.WriteString("| boot | node ready | all healthy |\n|---|---|---|\n")
+	fmt.Fprintf(&s, "| first | %.0f (aim: 240) | %.0f (aim: 60 later) |\n", b.First.NodeReady, b.First.Healthy)
+	fmt.Fprintf(&s, "| later | %.0f (aim: 180) | %.0f |\n", b.Later.NodeReady, b.Later.Healthy)
+	if len(b.Timings) > 0 {
+		s.WriteString("\nWhere the agent's time goes at a later boot:\n\n| step | seconds |\n|---|---|\n")
+		for _, step := range b.Timings {
+			if step.Seconds >= 0.5 {
+				fmt.Fprintf(&s, "| %s | %.1f |\n", step.Step, step.Seconds)
+			}
+		}
+	}
+	t.boots = s.String()
+}
+
+const (
+	begin = "<!-- measured: begin; \"make bench\" writes what follows -->\n"
+	end   = "<!-- measured: end -->\n"
+)
+
+// write puts the table between the marks in a Markdown file, and leaves the
+// rest as it is.
+func (t *table) write(name string) error {
+	old, err := os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		old = []byte("# Performance\n\n" + begin + end)
+	} else if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(old), begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		return fmt.Errorf("cannot find %q and %q in %s", begin, end, name)
+	}
+	var s strings.Builder
+	fmt.Fprintf(&s, "\n%s, commit %s, on %d cores%s, %s.\n\n", time.Now().UTC().Format("2006-01-02"), commit(), runtime.NumCPU(), model(), kvm())
+	s.WriteString("| what | holdfast | the other tool | |\n|---|---|---|---|\n")
+	for _, r := range t.rows {
+		fmt.Fprintf(&s, "| %s |\n", strings.Join(r[:], " | "))
+	}
+	s.WriteString(t.boots + "\n")
+	tmp := name + ".partial"
+	if err := os.WriteFile(tmp, []byte(before+begin+s.String()+end+after), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, name)
+}
+
+func commit() string {
+	out, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// model is the processor's name, where it has one.
+func model() string {
+	b, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	_, rest, ok := strings.Cut(string(b), "model name\t: ")
+	name, _, _ := strings.Cut(rest, "\n")
+	if !ok {
+		return ""
+	}
+	return " (" + strings.TrimSpace(name) + ")"
+}
+
+func kvm() string {
+	if _, err := os.Stat("/dev/kvm"); err != nil {
+		return "without /dev/kvm"
+	}
+	return "with /dev/kvm"
+}
