@@ -252,12 +252,19 @@ func (a *app) labReboot() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			var before lab.Status
+			if wait {
+				try, cancel := context.WithTimeout(c.Context(), 10*time.Second)
+				before, _ = vm.Status(try) // an agent that cannot answer is no reason not to reset
+				cancel()
+			}
 			if err := vm.Reboot(c.Context(), hard); err != nil {
 				return err
 			}
 			if !wait {
 				return nil
 			}
+			waitGone(c.Context(), vm, before)
 			return a.waitHealthy(c.Context(), vm, timeout)
 		},
 	}
@@ -265,6 +272,22 @@ func (a *app) labReboot() *cobra.Command {
 	c.Flags().BoolVar(&wait, "wait", false, "wait until node and components are healthy")
 	c.Flags().DurationVar(&timeout, "timeout", 20*time.Minute, "with --wait: give up after that long")
 	return c
+}
+
+// waitGone waits until the machine no longer answers as before: a node that is
+// about to reboot is healthy for some seconds more.
+func waitGone(ctx context.Context, vm *lab.VM, before lab.Status) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	for ctx.Err() == nil {
+		try, cancel := context.WithTimeout(ctx, 10*time.Second)
+		s, err := vm.Status(try)
+		cancel()
+		if err != nil || s.Phase != before.Phase || !s.Since.Equal(before.Since) {
+			return
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
 }
 
 func (a *app) labDown() *cobra.Command {
