@@ -3,6 +3,7 @@ package image
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"path"
@@ -15,11 +16,10 @@ import (
 
 // A user and a group as /etc/passwd and /etc/group have them.
 type user struct {
-	name         string
-	uid, gid     int
-	gecos        string
-	home, shell  string
-	primaryGroup string // where gid is to be looked up by name
+	name        string
+	uid, gid    int
+	gecos       string
+	home, shell string
 }
 
 type group struct {
@@ -51,7 +51,7 @@ func accounts(t *rootfs.Tree, mtime int64) error {
 		taken[g.gid] = true
 	}
 	for _, l := range lines {
-		if id, _, _ := strings.Cut(l.id, ":"); id != "-" {
+		for id := range strings.SplitSeq(l.id, ":") {
 			if n, err := strconv.Atoi(id); err == nil {
 				taken[n] = true
 			}
@@ -65,15 +65,8 @@ func accounts(t *rootfs.Tree, mtime int64) error {
 		taken[next] = true
 		return next
 	}
-	// Fixed ids first: a dynamic one must not take theirs.
 	slices.SortStableFunc(lines, func(a, b sysusersLine) int {
-		if (a.id == "-") != (b.id == "-") {
-			if a.id == "-" {
-				return 1
-			}
-			return -1
-		}
-		return strings.Compare(a.name, b.name)
+		return cmp.Or(a.rank()-b.rank(), strings.Compare(a.name, b.name))
 	})
 	addGroup := func(name string, gid int) int {
 		if i := slices.IndexFunc(gs, func(g group) bool { return g.name == name }); i >= 0 {
@@ -225,6 +218,20 @@ func masters(t *rootfs.Tree) ([]user, []group, error) {
 }
 
 type sysusersLine struct{ kind, name, id, gecos, home, shell string }
+
+// rank puts fixed ids first, as a dynamic one must not take theirs, and last
+// users whose group is given by name, as it may have a dynamic id itself.
+func (l sysusersLine) rank() int {
+	if _, group, ok := strings.Cut(l.id, ":"); ok {
+		if _, err := strconv.Atoi(group); err != nil {
+			return 2
+		}
+	}
+	if l.id == "-" {
+		return 1
+	}
+	return 0
+}
 
 func sysusersLines(t *rootfs.Tree) ([]sysusersLine, error) {
 	var lines []sysusersLine

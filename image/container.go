@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"holdfast.dev/holdfast/airgap"
@@ -52,6 +53,7 @@ func containerDrop(name string) bool {
 // programs are separate layers: a program that changes carries nothing else
 // along. A result that the store has is used again.
 func ComposeContainer(ctx context.Context, s *store.Store, c Container, epoch int64, identity store.Digest, progress func(done, total int)) (store.Content, error) {
+	c.Programs = slices.Clone(c.Programs)
 	for i, p := range c.Programs {
 		d, err := fileDigest(p.Host)
 		if err != nil {

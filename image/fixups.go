@@ -58,9 +58,6 @@ var dropped = []string{
 	"usr/lib/systemd/catalog", "boot",
 }
 
-// keptDirs stay, empty.
-var keptDirs = map[string]bool{"boot": true}
-
 // Dropped reports whether a package's file at path is left out of the OS
 // root. Copyright files stay: the licences ask for it.
 func Dropped(name string) bool {
@@ -81,11 +78,7 @@ func Dropped(name string) bool {
 
 func drop(t *rootfs.Tree, _ int64) error {
 	for _, d := range dropped {
-		keep := d == "usr/share/doc"
-		if f, ok := t.Get(d); !ok || !f.IsDir() || keep {
-			continue
-		}
-		if !keptDirs[d] {
+		if f, ok := t.Get(d); ok && f.IsDir() && d != "usr/share/doc" { // licences
 			t.Remove(d)
 		}
 	}

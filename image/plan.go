@@ -79,7 +79,7 @@ type Program struct {
 type Plan struct {
 	Name     string           `json:"name"`
 	Suite    string           `json:"suite"`
-	Zone     string           `json:"zone"` // the only one whose releases the node takes
+	Zone     string           `json:"zone"`   // the only one whose releases the node takes
 	Kernel   string           `json:"kernel"` // flavour
 	Epoch    int64            `json:"epoch"`
 	Packages []airgap.Package `json:"packages"` // in order of unpacking

@@ -2,6 +2,7 @@ package image
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -32,6 +33,9 @@ type Disk struct {
 // of which the first holds the release, and the seed store. The writable
 // partition is made by the node at its first boot, in the space behind.
 func WriteDisk(path string, s *store.Store, d Disk) error {
+	if err := errors.Join(s.Check(d.OS.Root.Raw), s.Check(d.OS.Verity.Raw)); err != nil {
+		return fmt.Errorf("cannot write disk: %w", err)
+	}
 	work, err := os.MkdirTemp(filepath.Dir(path), ".disk-")
 	if err != nil {
 		return fmt.Errorf("cannot write disk: %w", err)
