@@ -28,7 +28,7 @@ import (
 // Inputs are what assembly needs beside the plan.
 type Inputs struct {
 	Store    *store.Store
-	Programs map[string]string // by RECIPE/NAME, the host's files
+	Programs map[string]store.Content // by RECIPE/NAME, in the store
 	Agent    []byte            // holdfast-agent
 	Policy   []byte            // trust/policy.json
 	Identity store.Digest      // of this holdfast; its results are reused by itself only
@@ -84,26 +84,13 @@ func Assemble(ctx context.Context, p Plan, in Inputs) (OS, error) {
 func (p Plan) key(in Inputs) (store.Digest, error) {
 	programs := map[string]store.Digest{}
 	for _, q := range p.Programs {
-		d, err := fileDigest(in.Programs[q.Recipe+"/"+q.Name])
-		if err != nil {
-			return "", fmt.Errorf("cannot read program %s of recipe %s: %w", q.Name, q.Recipe, err)
+		c, ok := in.Programs[q.Recipe+"/"+q.Name]
+		if !ok {
+			return "", fmt.Errorf("internal error: program %s of recipe %s was not compiled", q.Name, q.Recipe)
 		}
-		programs[q.Path] = d
+		programs[q.Path] = c.Digest
 	}
 	return store.Key("os", p, programs, store.FromBytes(in.Agent), store.FromBytes(in.Policy), in.Identity)
-}
-
-func fileDigest(name string) (store.Digest, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return store.SHA256(h.Sum(nil)), nil
 }
 
 func assemble(ctx context.Context, p Plan, in Inputs) (OS, error) {
@@ -196,15 +183,10 @@ func addOurs(t *rootfs.Tree, p Plan, in Inputs) error {
 		t.WriteFile("usr/lib/holdfast/os.json", append(info, '\n'), 0o644, p.Epoch),
 	}
 	for _, q := range p.Programs {
-		name := in.Programs[q.Recipe+"/"+q.Name]
-		fi, err := os.Stat(name)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("cannot add program %s: %w", q.Name, err))
-			continue
-		}
-		errs = append(errs, t.Put(rootfs.File{
+		c := in.Programs[q.Recipe+"/"+q.Name]
+		errs = append(errs, in.Store.Check(c), t.Put(rootfs.File{
 			Path: q.Path, Mode: rootfs.TypeRegular | 0o755, MTime: p.Epoch,
-			Data: rootfs.Section{Name: name, Length: fi.Size()},
+			Data: rootfs.Section{Name: in.Store.Path(c.Digest), Length: c.Size},
 		}))
 	}
 	return errors.Join(errs...)

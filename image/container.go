@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
@@ -25,9 +24,8 @@ type Container struct {
 
 // ContainerFile is a compiled program in a container image.
 type ContainerFile struct {
-	Path   string       `json:"path"` // in the image
-	Host   string       `json:"-"`
-	Digest store.Digest `json:"digest"`
+	Path    string        `json:"path"`    // in the image
+	Program store.Content `json:"program"` // in the store
 }
 
 // containerDropped is left out of container images.
@@ -54,13 +52,6 @@ func containerDrop(name string) bool {
 // along. A result that the store has is used again.
 func ComposeContainer(ctx context.Context, s *store.Store, c Container, epoch int64, identity store.Digest, progress func(done, total int)) (store.Content, error) {
 	c.Programs = slices.Clone(c.Programs)
-	for i, p := range c.Programs {
-		d, err := fileDigest(p.Host)
-		if err != nil {
-			return store.Content{}, fmt.Errorf("cannot compose image %s: %w", c.Name, err)
-		}
-		c.Programs[i].Digest = d
-	}
 	var files []string
 	for _, f := range c.Files {
 		b, err := readData(f)
@@ -123,13 +114,12 @@ func containerLayers(ctx context.Context, s *store.Store, c Container, epoch int
 		}
 	}
 	for _, p := range c.Programs {
-		fi, err := os.Stat(p.Host)
-		if err != nil {
+		if err := s.Check(p.Program); err != nil {
 			return nil, err
 		}
 		if err := top.Put(rootfs.File{
 			Path: p.Path, Mode: rootfs.TypeRegular | 0o755, MTime: epoch,
-			Data: rootfs.Section{Name: p.Host, Length: fi.Size()},
+			Data: rootfs.Section{Name: s.Path(p.Program.Digest), Length: p.Program.Size},
 		}); err != nil {
 			return nil, err
 		}

@@ -155,37 +155,75 @@ func (b builder) outName() string {
 	return fmt.Sprintf("%s-%d", b.in.site.Name, b.in.site.Release)
 }
 
-// compile builds every recipe; the result is by RECIPE/PROGRAM.
-func (b builder) compile(ctx context.Context) (map[string]string, error) {
-	goroot, err := gomod.Toolchain(b.lock.Toolchain.Version, b.lock.Toolchain.H1, b.store.Dir())
-	if err != nil {
-		return nil, err
-	}
+// compile builds every recipe; the result is by RECIPE/PROGRAM, in the store.
+func (b builder) compile(ctx context.Context) (map[string]store.Content, error) {
 	done := b.step("compile")
 	report := b.progress("compile")
-	programs := map[string]string{}
+	programs := map[string]store.Content{}
 	for i, r := range b.in.recipes {
 		report(int64(i), int64(len(b.in.recipes)), r.Name)
-		out, err := gobuild.Build(ctx, r, gobuild.Inputs{
-			GoRoot:     goroot,
-			Toolchain:  b.lock.Toolchain.H1,
-			ModCache:   gomod.ModCache(b.store.Dir()),
-			BuildCache: filepath.Join(b.store.Dir(), "gobuild"),
-			OutDir:     filepath.Join(b.store.Dir(), "programs"),
-			Epoch:      b.lock.Epoch,
-		}, slog.New(slog.DiscardHandler))
+		out, err := b.compileRecipe(ctx, r)
 		if err != nil {
 			return nil, err
 		}
-		for name, file := range out {
-			programs[r.Name+"/"+name] = file
+		for name, c := range out {
+			programs[r.Name+"/"+name] = c
 		}
 	}
 	done(fmt.Sprintf("%d programs of %d recipes", len(programs), len(b.in.recipes)))
 	return programs, nil
 }
 
-func (b builder) assemble(ctx context.Context, programs map[string]string) (image.OS, error) {
+func (b builder) compileRecipe(ctx context.Context, r gobuild.Recipe) (map[string]store.Content, error) {
+	key, err := store.Key("programs", r.Digest(), b.lock.Toolchain, gobuild.Platform, b.lock.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	var out map[string]store.Content
+	if b.store.Recall(key, &out) && b.whole(out) {
+		return out, nil
+	}
+	goroot, err := gomod.Toolchain(b.lock.Toolchain.Version, b.lock.Toolchain.H1, b.store.Dir())
+	if err != nil {
+		return nil, err
+	}
+	files, err := gobuild.Build(ctx, r, gobuild.Inputs{
+		GoRoot:     goroot,
+		Toolchain:  b.lock.Toolchain.H1,
+		ModCache:   gomod.ModCache(b.store.Dir()),
+		BuildCache: filepath.Join(b.store.Dir(), "gobuild"),
+		OutDir:     filepath.Join(b.store.Dir(), "programs"),
+		Epoch:      b.lock.Epoch,
+	}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, err
+	}
+	out = map[string]store.Content{}
+	for name, file := range files {
+		f, err := os.Open(file)
+		if err != nil {
+			return nil, fmt.Errorf("cannot keep %s: %w", name, err)
+		}
+		c, err := b.store.Write(f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return nil, fmt.Errorf("cannot keep %s: %w", name, err)
+		}
+		out[name] = c
+	}
+	return out, b.store.Remember(key, out)
+}
+
+// whole reports whether the store has all of cs.
+func (b builder) whole(cs map[string]store.Content) bool {
+	for _, c := range cs {
+		if b.store.Check(c) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+func (b builder) assemble(ctx context.Context, programs map[string]store.Content) (image.OS, error) {
 	agent, err := agentbin.Agent()
 	if err != nil {
 		return image.OS{}, err

@@ -9,11 +9,11 @@ import (
 	"strings"
 	"time"
 
-	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/bundles/sbom"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/image"
 	"holdfast.dev/holdfast/image/gobuild"
 	"holdfast.dev/holdfast/image/oci"
@@ -21,7 +21,7 @@ import (
 )
 
 // images composes the container image of every component.
-func (b builder) images(ctx context.Context, programs map[string]string) ([]bundles.Image, error) {
+func (b builder) images(ctx context.Context, programs map[string]store.Content) ([]bundles.Image, error) {
 	done := b.step("compose images")
 	report := b.progress("images")
 	var out []bundles.Image
@@ -42,7 +42,7 @@ func (b builder) images(ctx context.Context, programs map[string]string) ([]bund
 	return out, nil
 }
 
-func (b builder) container(im catalog.Image, programs map[string]string) (image.Container, error) {
+func (b builder) container(im catalog.Image, programs map[string]store.Content) (image.Container, error) {
 	c := image.Container{Name: im.Name, Config: oci.Config{
 		Entrypoint: im.Source.Entrypoint, Cmd: im.Source.Cmd, Env: im.Source.Env,
 		User: im.Source.User, WorkingDir: im.Source.WorkingDir,
@@ -55,7 +55,7 @@ func (b builder) container(im catalog.Image, programs map[string]string) (image.
 		c.Packages = ps
 	}
 	for _, p := range im.Source.Go {
-		c.Programs = append(c.Programs, image.ContainerFile{Path: strings.TrimPrefix(p.Path, "/"), Host: programs[p.Recipe+"/"+p.Program]})
+		c.Programs = append(c.Programs, image.ContainerFile{Path: strings.TrimPrefix(p.Path, "/"), Program: programs[p.Recipe+"/"+p.Program]})
 	}
 	for _, d := range im.Source.Dirs {
 		c.Files = append(c.Files, rootfs.File{Path: strings.TrimPrefix(d.Path, "/"), Mode: rootfs.TypeDir | catalog.Perm(d.Mode), UID: d.UID, GID: d.GID})
@@ -70,7 +70,7 @@ func (b builder) container(im catalog.Image, programs map[string]string) (image.
 }
 
 // compose makes the unsigned release.
-func (b builder) compose(o image.OS, boot bootParts, images []bundles.Image, programs map[string]string) (bundles.Release, error) {
+func (b builder) compose(o image.OS, boot bootParts, images []bundles.Image, programs map[string]store.Content) (bundles.Release, error) {
 	done := b.step("compose release")
 	in := bundles.ReleaseInput{
 		Facts: bundles.Facts{
@@ -214,7 +214,7 @@ func (b builder) provenance() any {
 }
 
 // sbom lists every package and module of the release.
-func (b builder) sbom(o image.OS, images []bundles.Image, programs map[string]string) (store.Content, error) {
+func (b builder) sbom(o image.OS, images []bundles.Image, programs map[string]store.Content) (store.Content, error) {
 	debs := func(set string) ([]sbom.Package, error) {
 		ps, err := b.lock.PackagesOf(set)
 		if err != nil {
@@ -247,7 +247,7 @@ func (b builder) sbom(o image.OS, images []bundles.Image, programs map[string]st
 	}
 	host := map[string]string{}
 	for _, p := range b.in.programs {
-		host[p.Name] = programs[p.Recipe+"/"+p.Name]
+		host[p.Name] = b.store.Path(programs[p.Recipe+"/"+p.Name].Digest)
 	}
 	osModules, err := modules(host)
 	if err != nil {
@@ -270,7 +270,7 @@ func (b builder) sbom(o image.OS, images []bundles.Image, programs map[string]st
 			}
 			use := map[string]string{}
 			for _, g := range im.Source.Go {
-				use[g.Program] = programs[g.Recipe+"/"+g.Program]
+				use[g.Program] = b.store.Path(programs[g.Recipe+"/"+g.Program].Digest)
 			}
 			if len(use) > 0 {
 				ms, err := modules(use)
