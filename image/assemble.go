@@ -29,10 +29,10 @@ import (
 type Inputs struct {
 	Store    *store.Store
 	Programs map[string]store.Content // by RECIPE/NAME, in the store
-	Agent    []byte            // holdfast-agent
-	Policy   []byte            // trust/policy.json
-	Identity store.Digest      // of this holdfast; its results are reused by itself only
-	Version  string            // of this holdfast
+	Agent    []byte                   // holdfast-agent
+	Policy   []byte                   // trust/policy.json
+	Identity store.Digest             // of this holdfast; its results are reused by itself only
+	Version  string                   // of this holdfast
 	Progress func(step string, done, total int)
 }
 
