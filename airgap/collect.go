@@ -85,8 +85,9 @@ type Collected struct {
 
 // Collect brings every locked input into s: packages by digest, the toolchain
 // and the modules by their h1 hashes. What is there, whole, is not fetched
-// again; what it fetched before an error stays.
-func Collect(ctx context.Context, l Lock, recipes []gobuild.Recipe, net Network, s *store.Store, log *slog.Logger, progress func(done, total int64, name string)) (Collected, error) {
+// again; what it fetched before an error stays. progress counts bytes of packages,
+// recipe the recipes whose modules are had.
+func Collect(ctx context.Context, l Lock, recipes []gobuild.Recipe, net Network, s *store.Store, log *slog.Logger, progress func(done, total int64, name string), recipe func(done, total int, name string)) (Collected, error) {
 	err := debian.Fetch(ctx, net.Debian, s, items(l), progress)
 	goroot, _, terr := gomod.FetchToolchain(ctx, net.Go, l.Toolchain.Version, l.Toolchain.H1, s.Dir())
 	if err := errors.Join(err, terr); err != nil {
@@ -94,8 +95,8 @@ func Collect(ctx context.Context, l Lock, recipes []gobuild.Recipe, net Network,
 	}
 	var errs []error
 	for i, r := range recipes {
-		if progress != nil {
-			progress(int64(i), int64(len(recipes)), "modules of "+r.Name)
+		if recipe != nil {
+			recipe(i, len(recipes), r.Name)
 		}
 		if gomod.Offline(ctx, goroot, r, s.Dir()) == nil {
 			continue

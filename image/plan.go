@@ -117,6 +117,8 @@ func MakePlan(site overlays.Site, lock airgap.Lock, programs []Program) (Plan, e
 			"panic=5",
 			"systemd.machine_id=firmware",
 			"systemd.getty_auto=no",
+			// Firmware tables, hypervisor and ESP are not signed.
+			"systemd.import_credentials=no",
 			"console=tty0",
 			"console=ttyS0,115200",
 			"quiet",

@@ -97,7 +97,7 @@ func (c *Client) fetch(ctx context.Context, s *store.Store, it Item, had func(in
 		}
 		err = fmt.Errorf("cannot fetch %s from %s/%s: %w", it.Name, base, it.Path, err)
 		if errors.Is(err, errGone) {
-			err = fmt.Errorf("%w\nhint: the mirror has moved on; run \"holdfast lock --update\"", err)
+			err = fmt.Errorf("%w\nhint: the mirror has moved on; run \"holdfast lock --update gone\"", err)
 		}
 		errs = append(errs, err)
 		if errors.Is(err, store.ErrMismatch) {

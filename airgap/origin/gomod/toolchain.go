@@ -126,7 +126,7 @@ func fetchArchive(ctx context.Context, proxy Proxy, module, wantH1, name string)
 		return "", fmt.Errorf("cannot read the archive that the proxy gave: %w", err)
 	}
 	if wantH1 != "" && h1 != wantH1 {
-		return "", fmt.Errorf("%w: the proxy gave %s, locked is %s\nhint: ask another mirror; if the version was meant to change, run \"holdfast lock --update\"",
+		return "", fmt.Errorf("%w: the proxy gave %s, locked is %s\nhint: ask another mirror",
 			store.ErrMismatch, h1, wantH1)
 	}
 	return h1, os.Rename(f.Name(), name)

@@ -116,8 +116,8 @@ func (a *app) fittingLock(in inputs) (airgap.Lock, error) {
 // outDir is where outputs go, below the site's directory.
 func (a *app) outDir() string { return filepath.Join(a.dir, "out") }
 
-// needSpace refuses to start what the disk cannot hold. The figure is an upper
-// bound: unpacked packages, compiled programs with the compiler's cache, and
+// needSpace refuses to start what the disk cannot hold. The figure is an
+// estimate: unpacked packages, compiled programs with the compiler's cache, and
 // three outputs of the size of both.
 func (b builder) needSpace() error {
 	if _, err := os.Stat(filepath.Join(b.outDir(), b.outName()+".json")); err == nil {
@@ -142,7 +142,7 @@ func (b builder) needSpace() error {
 			return err
 		}
 		if !b.json {
-			b.printf("space: at most %s needed, %s free in %s\n", size(p.need), size(free), p.dir)
+			b.printf("space: about %s needed, %s free in %s\n", size(p.need), size(free), p.dir)
 		}
 		if p.need > free {
 			errs = append(errs, fmt.Errorf("cannot build: %s needed in %s, %s free\nhint: make room there, or set HOLDFAST_CACHE", size(p.need), p.dir, size(free)))
@@ -158,10 +158,10 @@ func (b builder) outName() string {
 // compile builds every recipe; the result is by RECIPE/PROGRAM, in the store.
 func (b builder) compile(ctx context.Context) (map[string]store.Content, error) {
 	done := b.step("compile")
-	report := b.progress("compile")
+	report := b.counter("compile")
 	programs := map[string]store.Content{}
 	for i, r := range b.in.recipes {
-		report(int64(i), int64(len(b.in.recipes)), r.Name)
+		report(i, len(b.in.recipes), r.Name)
 		out, err := b.compileRecipe(ctx, r)
 		if err != nil {
 			return nil, err
@@ -237,11 +237,11 @@ func (b builder) assemble(ctx context.Context, programs map[string]store.Content
 		return image.OS{}, err
 	}
 	done := b.step("assemble OS")
-	report := b.progress("assemble")
+	report := b.counter("assemble")
 	o, err := image.Assemble(ctx, plan, image.Inputs{
 		Store: b.store, Programs: programs, Agent: agent, Policy: policy,
 		Identity: b.identity, Version: Version,
-		Progress: func(step string, n, total int) { report(int64(n), int64(total), step) },
+		Progress: func(step string, n, total int) { report(n, total, step) },
 	})
 	if err != nil {
 		return image.OS{}, err

@@ -48,7 +48,7 @@ func (a *app) collect(ctx context.Context) error {
 	if a.json {
 		a.event(map[string]any{"event": "space", "needed": need.Missing, "free": need.Free, "dir": s.Dir()})
 	} else {
-		a.printf("to fetch: %d packages; at most %s needed, %s free in %s\n", need.Items, size(need.Missing), size(need.Free), s.Dir())
+		a.printf("to fetch: %d packages; about %s needed, %s free in %s\n", need.Items, size(need.Missing), size(need.Free), s.Dir())
 	}
 	if need.Missing > need.Free {
 		return fmt.Errorf("cannot collect: %s needed, %s free in %s\nhint: make room there, or set HOLDFAST_CACHE to a larger disk", size(need.Missing), size(need.Free), s.Dir())
@@ -58,7 +58,7 @@ func (a *app) collect(ctx context.Context) error {
 		return err
 	}
 	done := a.step("collect")
-	if _, err := airgap.Collect(ctx, l, in.recipes, net, s, slog.New(slog.DiscardHandler), a.progress("collect")); err != nil {
+	if _, err := airgap.Collect(ctx, l, in.recipes, net, s, slog.New(slog.DiscardHandler), a.progress("fetching packages"), a.counter("modules of")); err != nil {
 		return err
 	}
 	done(fmt.Sprintf("%d packages, modules of %d recipes", len(l.Packages), len(in.recipes)))

@@ -23,7 +23,7 @@ import (
 // images composes the container image of every component.
 func (b builder) images(ctx context.Context, programs map[string]store.Content) ([]bundles.Image, error) {
 	done := b.step("compose images")
-	report := b.progress("images")
+	report := b.counter("images")
 	var out []bundles.Image
 	for _, c := range b.in.components {
 		for _, im := range c.Images {
@@ -31,7 +31,7 @@ func (b builder) images(ctx context.Context, programs map[string]store.Content) 
 			if err != nil {
 				return nil, err
 			}
-			m, err := image.ComposeContainer(ctx, b.store, spec, b.lock.Epoch, b.identity, func(n, total int) { report(int64(n), int64(total), im.Name) })
+			m, err := image.ComposeContainer(ctx, b.store, spec, b.lock.Epoch, b.identity, func(n, total int) { report(n, total, im.Name) })
 			if err != nil {
 				return nil, err
 			}

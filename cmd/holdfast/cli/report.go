@@ -39,26 +39,14 @@ func (a *app) step(name string) (done func(note string)) {
 	}
 }
 
-// progress returns a function that shows done of total bytes of a step, at
-// most twice a second on a terminal, and each five seconds elsewhere.
+// progress returns a function that shows done of total bytes of a step.
 func (a *app) progress(step string) func(done, total int64, item string) {
-	var mu sync.Mutex
-	start, last := a.Now(), a.Now()
-	every := 5 * time.Second
-	f, _ := a.Stderr.(*os.File)
-	tty := f != nil && term.IsTerminal(int(f.Fd()))
-	if tty {
-		every = 500 * time.Millisecond
-	}
+	start, show := a.Now(), a.throttle()
 	return func(done, total int64, item string) {
-		mu.Lock()
-		defer mu.Unlock()
-		now := a.Now()
-		if now.Sub(last) < every {
+		if !show() {
 			return
 		}
-		last = now
-		rate := float64(done) / max(now.Sub(start).Seconds(), 0.001)
+		rate := float64(done) / max(a.Now().Sub(start).Seconds(), 0.001)
 		if a.json {
 			a.event(map[string]any{"event": "progress", "step": step, "item": item, "done": done, "total": total, "bytesPerSecond": int64(rate)})
 			return
@@ -67,12 +55,57 @@ func (a *app) progress(step string) func(done, total int64, item string) {
 		if rate > 0 && total >= done {
 			left = (time.Duration(float64(total-done)/rate) * time.Second).String()
 		}
-		line := fmt.Sprintf("%s: %s of %s, %s/s, %s left: %s", step, size(done), size(total), size(int64(rate)), left, item)
-		if tty {
-			fmt.Fprintf(a.Stderr, "\r\x1b[K%.120s\r", line)
-		} else {
-			fmt.Fprintln(a.Stderr, line)
+		a.line(fmt.Sprintf("%s: %s of %s, %s/s, %s left: %s", step, size(done), size(total), size(int64(rate)), left, item))
+	}
+}
+
+// counter returns a function that shows done of total things of a step, as
+// often as progress does.
+func (a *app) counter(step string) func(done, total int, item string) {
+	show := a.throttle()
+	return func(done, total int, item string) {
+		if !show() {
+			return
 		}
+		if a.json {
+			a.event(map[string]any{"event": "progress", "step": step, "item": item, "done": done, "total": total})
+			return
+		}
+		a.line(fmt.Sprintf("%s: %d of %d: %s", step, done, total, item))
+	}
+}
+
+// throttle returns a function that says whether it is time to show progress:
+// twice a second on a terminal, each five seconds elsewhere.
+func (a *app) throttle() func() bool {
+	var mu sync.Mutex
+	last, every := a.Now(), 5*time.Second
+	if a.terminal() {
+		every = 500 * time.Millisecond
+	}
+	return func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		now := a.Now()
+		if now.Sub(last) < every {
+			return false
+		}
+		last = now
+		return true
+	}
+}
+
+func (a *app) terminal() bool {
+	f, ok := a.Stderr.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// line shows a line of progress; on a terminal the next one takes its place.
+func (a *app) line(s string) {
+	if a.terminal() {
+		fmt.Fprintf(a.Stderr, "\r\x1b[K%.120s\r", s)
+	} else {
+		fmt.Fprintln(a.Stderr, s)
 	}
 }
 

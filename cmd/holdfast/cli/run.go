@@ -114,6 +114,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by verification or policy
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return errUsage{fmt.Errorf("%w\nhint: %s --help", err, c.CommandPath())}
 	})
+	// "holdfast -C DIR lab kubectl …" hands everything behind kubectl on.
+	root.TraverseChildren = true
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(a.initCmd(), a.schemaCmd(), a.keysCmd(), a.lockCmd(), a.collectCmd(),
 		a.buildCmd(), a.bundleCmd(), a.labCmd(), a.versionCmd())
