@@ -77,7 +77,7 @@ func clusterConfig(c node.Config, n node.Node) m {
 	if c.Domain != "" {
 		sans = append(sans, "api."+c.Domain)
 	}
-	return m{
+	config := m{
 		"apiVersion":                "kubeadm.k8s.io/v1beta4",
 		"kind":                      "ClusterConfiguration",
 		"clusterName":               c.Name,
@@ -89,6 +89,24 @@ func clusterConfig(c node.Config, n node.Node) m {
 		"apiServer":           m{"certSANs": sans},
 		"etcd":                m{"local": m{"dataDir": "/var/lib/etcd"}},
 	}
+	if servers(c) < 2 {
+		// Nobody else can lead. An election costs a node that starts again the
+		// dead leader's lease, and a slow one its controllers.
+		alone := m{"extraArgs": []m{{"name": "leader-elect", "value": "false"}}}
+		config["controllerManager"], config["scheduler"] = alone, alone
+	}
+	return config
+}
+
+// servers is how many nodes run a control plane.
+func servers(c node.Config) int {
+	n := 0
+	for _, s := range c.Nodes {
+		if s.Role != "agent" {
+			n++
+		}
+	}
+	return n
 }
 
 func kubeletConfig() m {
