@@ -50,7 +50,7 @@ type Network struct {
 
 // Options of Resolve.
 type Options struct {
-	Update  []string                                        // inputs to move: a package, "debian", or "all"
+	Update  []string                                        // inputs to move: a package, "debian", "all"; "gone" is nothing but what the archives lost, which moves with each
 	Verdict func(pkg, script string, d store.Digest) string // what reviewers said of a maintainer script
 	Notice  func(string)                                    // things the user should know
 	Fetched func(done, total int64, name string)
@@ -220,7 +220,7 @@ func (r Request) setsFit(l Lock) bool {
 // pin holds the packages of the previous lock where they were, but for those
 // that are to move.
 func pin(index *deb.Index, previous Lock, opt Options) (*deb.Index, error) {
-	known := map[string]bool{"all": true, "debian": true}
+	known := map[string]bool{"all": true, "debian": true, "gone": true}
 	versions := map[string]string{}
 	for _, p := range previous.Packages {
 		known[p.Name] = true
@@ -231,7 +231,7 @@ func pin(index *deb.Index, previous Lock, opt Options) (*deb.Index, error) {
 	var errs []error
 	for _, u := range opt.Update {
 		if !known[u] {
-			errs = append(errs, fmt.Errorf("cannot update %q: the lock has no input of that name\nhint: a package's name, \"debian\", or \"all\"", u))
+			errs = append(errs, fmt.Errorf("cannot update %q: the lock has no input of that name\nhint: a package's name, \"gone\", \"debian\", or \"all\"", u))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -63,6 +63,7 @@ func setup(e *testscript.Env) error {
 	}
 	e.Values[mirrorKey{}] = m
 	e.Defer(func() { _ = m.down() })
+	e.Setenv("PACKAGES", strconv.Itoa(m.total))
 	e.Setenv("MIRROR", "http://"+m.addr)
 	e.Setenv("HOLDFAST_DEBIAN_MIRROR", "http://"+m.addr+"/debian")
 	e.Setenv("HOLDFAST_DEBIAN_SECURITY_MIRROR", "http://"+m.addr+"/debian-security")
@@ -93,18 +94,28 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 // mirrorCmd changes the mirror:
 //
 //	up, down              serve again, or refuse connections
-//	dies N                after N more packages, break every transfer of one
+//	dies N                break the transfers of the last N packages
+//	stalls N, hangs N     stop in the middle of the last N packages; wait until N do
 //	move PKG VERSION      replace a package
+//	add PKG VERSION       offer a newer one as well
 //	script PKG TEXT       give it a postinst
 //	pad PKG BYTES         make it larger
 //	spoil PKG, mend PKG   serve other bytes than the index says, or the right ones
 //	stranger, expired     sign with another key, or let the signed file be too old
-//	fetched N             want N packages to have been fetched since it was last asked
+//	fetched N, all, all-N  want so many packages to have been fetched since it was last asked
 func mirrorCmd(ts *testscript.TestScript, _ bool, args []string) {
 	m := ts.Value(mirrorKey{}).(*mirror)
 	what, args := args[0], args[1:]
-	if what == "down" {
+	switch what {
+	case "down":
 		ts.Check(m.down())
+		return
+	case "hangs":
+		for deadline := time.Now().Add(time.Minute); strconv.FormatInt(m.hanging.Load(), 10) != args[0]; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				ts.Fatalf("%d transfers hang, want %s", m.hanging.Load(), args[0])
+			}
+		}
 		return
 	}
 	m.mu.Lock()
@@ -129,10 +140,12 @@ func mirrorCmd(ts *testscript.TestScript, _ bool, args []string) {
 		if m.srv == nil {
 			err = m.up(m.addr)
 		}
-	case "dies":
-		m.left = number(0)
+	case "dies", "stalls":
+		m.left, m.stalls = m.total-number(0), what == "stalls"
 	case "move":
 		change(func(d *fakeDeb) { d.version = args[1] })
+	case "add":
+		change(func(d *fakeDeb) { d.newer = args[1] })
 	case "script":
 		change(func(d *fakeDeb) { d.postinst = args[1] })
 	case "pad":
@@ -146,8 +159,15 @@ func mirrorCmd(ts *testscript.TestScript, _ bool, args []string) {
 	case "fetched":
 		slices.Sort(m.served)
 		names := slices.Compact(m.served)
-		if m.served = nil; len(names) != number(0) {
-			ts.Fatalf("%d packages were fetched, want %s: %s", len(names), args[0], strings.Join(names, " "))
+		want := m.total
+		if n, ok := strings.CutPrefix(args[0], "all-"); ok {
+			args[0] = n
+			want -= number(0)
+		} else if args[0] != "all" {
+			want = number(0)
+		}
+		if m.served = nil; len(names) != want {
+			ts.Fatalf("%d packages were fetched, want %d: %s", len(names), want, strings.Join(names, " "))
 		}
 	default:
 		ts.Fatalf("mirror %s: not known", what)

@@ -20,12 +20,14 @@ func (a *app) lockCmd() *cobra.Command {
 		Use:   "lock",
 		Short: "Pin every input of the site by digest, in site.lock",
 		Long: `Writes site.lock, which names every package, recipe and file that the release is
-made from. What it pins already stays where it is, unless --update names it.
+made from. What it pins already stays where it is, unless --update names it; what
+the archives no longer have moves with every update.
 
 --check writes nothing: it says whether site and lock agree, without a network;
 with --upstream also whether the archives still have everything, and what is newer.`,
 		Example: `  holdfast lock
   holdfast lock --update systemd --update libc6
+  holdfast lock --update gone
   holdfast lock --update all
   holdfast lock --check --upstream`,
 		Args: cobra.NoArgs,
@@ -42,7 +44,7 @@ with --upstream also whether the archives still have everything, and what is new
 			return a.lock(c.Context(), update, accept)
 		},
 	}
-	c.Flags().StringArrayVar(&update, "update", nil, "an input to move to what the archives have now: a package, \"debian\", or \"all\"")
+	c.Flags().StringArrayVar(&update, "update", nil, "an input to move to what the archives have now: a package, \"gone\" (only what they no longer have), \"debian\", or \"all\"")
 	c.Flags().BoolVar(&check, "check", false, "only say whether site.yaml and site.lock agree")
 	c.Flags().BoolVar(&upstream, "upstream", false, "with --check: ask the archives too")
 	c.Flags().BoolVar(&accept, "accept-scripts", false, "accept maintainer scripts that nobody has reviewed; the lock records it")
@@ -131,7 +133,7 @@ func (a *app) checkLock(ctx context.Context, upstream bool) error {
 			a.notice(n)
 		}
 		if len(gone) > 0 {
-			return fmt.Errorf("the archives no longer have %d of the locked packages:\n  %s\nhint: run \"holdfast lock\", which moves what is gone, or \"holdfast lock --update all\"", len(gone), strings.Join(gone, "\n  "))
+			return fmt.Errorf("the archives no longer have %d of the locked packages:\n  %s\nhint: \"holdfast lock --update gone\" moves these alone, \"holdfast lock --update all\" everything", len(gone), strings.Join(gone, "\n  "))
 		}
 	}
 	if a.json {

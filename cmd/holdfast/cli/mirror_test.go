@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
@@ -17,15 +19,18 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
+	"holdfast.dev/holdfast/airgap"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/image"
+	"holdfast.dev/holdfast/image/deb"
 	"holdfast.dev/holdfast/overlays"
 )
 
 // fakeDeb is a package of the test's archive.
 type fakeDeb struct {
 	version, postinst string
+	newer             string // a version that is there as well, "" for none
 	depends           []string
 	padding           int // bytes of data that the package holds
 	spoilt            bool
@@ -34,15 +39,18 @@ type fakeDeb struct {
 // mirror is a small Debian archive on the loopback; scripts change it with the
 // command "mirror".
 type mirror struct {
-	addr string
-	srv  *http.Server
+	addr  string
+	srv   *http.Server
+	total int // packages that a new site locks
 
 	mu       sync.Mutex
 	debs     map[string]fakeDeb
 	key      *openpgp.Entity
 	validFor time.Duration
-	left     int      // packages to be served before it dies; -1: no end
-	served   []string // packages that were fetched since the last count
+	left     int // packages to be served before it dies or stalls; -1: no end
+	stalls   bool
+	hanging  atomic.Int64 // transfers that stall now
+	served   []string     // packages that were fetched since the last count
 }
 
 func pgpConfig() *packet.Config {
@@ -76,40 +84,58 @@ func newMirror() (*mirror, error) {
 		return nil, err
 	}
 	m := &mirror{debs: map[string]fakeDeb{}, key: key, validFor: 7 * 24 * time.Hour, left: -1}
-	set := func(want, exclude []string) {
+	var sets []airgap.Want
+	set := func(want []string, excludes []deb.Exclude) {
+		if len(want) == 0 {
+			return
+		}
+		sets = append(sets, airgap.Want{Packages: want, Exclude: excludes})
+		var exclude []string
+		for _, e := range excludes {
+			exclude = append(exclude, e.Name)
+		}
 		for _, n := range append(slices.Clone(want), exclude...) {
 			if _, ok := m.debs[n]; !ok {
 				m.debs[n] = fakeDeb{version: "1.0"}
 			}
 		}
-		if len(want) > 0 {
-			d := m.debs[want[0]]
-			d.depends = append(d.depends, exclude...)
-			m.debs[want[0]] = d
-		}
+		d := m.debs[want[0]]
+		d.depends = append(d.depends, exclude...)
+		m.debs[want[0]] = d
 	}
 	want, exclude, err := image.Packages(overlays.Site{OS: overlays.OS{Suite: "trixie", Kernel: "cloud"}})
 	if err != nil {
 		return nil, err
 	}
-	var names []string
-	for _, e := range exclude {
-		names = append(names, e.Name)
-	}
-	set(want, names)
+	set(want, exclude)
 	all, err := catalog.Load()
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range all {
 		for _, im := range c.Images {
-			var names []string
+			var exclude []deb.Exclude
 			for _, e := range im.Source.Exclude {
-				names = append(names, e.Name)
+				exclude = append(exclude, deb.Exclude{Name: e.Name, Reason: e.Reason})
 			}
-			set(im.Source.Debs, names)
+			set(im.Source.Debs, exclude)
 		}
 	}
+	index, err := deb.ParsePackages(bytes.NewReader(m.packages(true)), "debian", "amd64")
+	if err != nil {
+		return nil, err
+	}
+	chosen := map[string]bool{}
+	for _, w := range sets {
+		sel, err := deb.Resolve(index, w.Packages, w.Exclude)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range sel.Packages {
+			chosen[p.Name] = true
+		}
+	}
+	m.total = len(chosen)
 	return m, m.up("127.0.0.1:0")
 }
 
@@ -140,13 +166,17 @@ func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	archive, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	if pkg, ok := strings.CutPrefix(name, "pool/"); ok {
 		pkg, version, _ := strings.Cut(strings.TrimSuffix(pkg, ".deb"), "_")
-		if d, ok := m.debs[pkg]; ok && d.version == version {
+		if d, ok := m.debs[pkg]; ok && (d.version == version || d.newer == version) {
+			d.version = version
+			b := d.bytes(pkg)
 			if m.left == 0 {
+				if m.stalls {
+					m.hang(w, r, b)
+				}
 				panic(http.ErrAbortHandler)
 			}
 			m.left--
 			m.served = append(m.served, pkg)
-			b := d.bytes(pkg)
 			if d.spoilt {
 				b[len(b)-1] ^= 1
 			}
@@ -174,6 +204,19 @@ func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	http.NotFound(w, r)
 }
 
+// hang sends half of b, and no more until the other side goes away.
+func (m *mirror) hang(w http.ResponseWriter, r *http.Request, b []byte) {
+	m.hanging.Add(1)
+	defer m.hanging.Add(-1)
+	m.mu.Unlock()
+	defer m.mu.Lock()
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	_, err := w.Write(b[:len(b)/2])
+	if err == nil && http.NewResponseController(w).Flush() == nil {
+		<-r.Context().Done()
+	}
+}
+
 // packages is the index; all packages are in the suite trixie.
 func (m *mirror) packages(all bool) []byte {
 	var b []byte
@@ -182,13 +225,19 @@ func (m *mirror) packages(all bool) []byte {
 	}
 	for _, n := range slices.Sorted(maps.Keys(m.debs)) {
 		d := m.debs[n]
-		body := d.bytes(n)
-		b = fmt.Appendf(b, "Package: %s\nVersion: %s\nArchitecture: amd64\nFilename: pool/%s_%s.deb\nSize: %d\nSHA256: %s\n",
-			n, d.version, n, d.version, len(body), store.FromBytes(body).Hex())
-		if len(d.depends) > 0 {
-			b = fmt.Appendf(b, "Depends: %s\n", strings.Join(d.depends, ", "))
+		for _, v := range []string{d.version, d.newer} {
+			if v == "" {
+				continue
+			}
+			d.version = v
+			body := d.bytes(n)
+			b = fmt.Appendf(b, "Package: %s\nVersion: %s\nArchitecture: amd64\nFilename: pool/%s_%s.deb\nSize: %d\nSHA256: %s\n",
+				n, v, n, v, len(body), store.FromBytes(body).Hex())
+			if len(d.depends) > 0 {
+				b = fmt.Appendf(b, "Depends: %s\n", strings.Join(d.depends, ", "))
+			}
+			b = append(b, '\n')
 		}
-		b = append(b, '\n')
 	}
 	return b
 }
