@@ -13,68 +13,77 @@ import (
 	"holdfast.dev/holdfast/airgap/store"
 )
 
+// theirs is a run of mmdebstrap; without a time, the note says why.
+type theirs struct {
+	took time.Duration
+	note string
+}
+
 // mmdebstrap times the tool of that name on the same packages, which it finds
-// downloaded already: extracted only, without maintainer scripts, as holdfast
-// does. A time of 0 means that there is none, and the note says why.
-func mmdebstrap(dir string, s *store.Store, packages []airgap.Package) (took time.Duration, note string) {
+// downloaded already.
+func mmdebstrap(variant, dir string, s *store.Store, packages []airgap.Package) theirs {
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
-		return 0, "mmdebstrap is not installed"
+		return theirs{note: "mmdebstrap is not installed"}
 	}
 	debs := filepath.Join(dir, "debs")
-	if err := os.MkdirAll(debs, 0o755); err != nil {
-		return 0, err.Error()
-	}
-	var names []string
-	for _, p := range packages {
-		names = append(names, p.Name)
-		to := filepath.Join(debs, fmt.Sprintf("%s_%s_%s.deb", p.Name, strings.ReplaceAll(p.Version, ":", "%3a"), p.Arch))
-		if err := copyFile(to, s.Path(p.Digest)); err != nil {
-			return 0, err.Error()
-		}
+	names, err := layOut(debs, s, packages)
+	if err != nil {
+		return theirs{note: err.Error()}
 	}
 	sources, err := sources()
 	if err != nil {
-		return 0, err.Error()
+		return theirs{note: err.Error()}
 	}
-	args := []string{
-		"--variant=extract", "--mode=root", "--include=" + strings.Join(names, ","), "--skip=download/empty",
-		// Into the cache that apt looks in before it downloads.
-		`--setup-hook=mkdir -p "$1/var/cache/apt/archives" && cp -l ` + debs + `/*.deb "$1/var/cache/apt/archives/"`,
-		"trixie", "", "-",
-	}
+	mode := "--mode=root"
 	if os.Getuid() != 0 {
-		args[1] = "--mode=unshare"
+		mode = "--mode=unshare"
 	}
-	var u used
-	for i := range 2 { // the first run may still download
+	var t theirs
+	for i := range 2 { // what the first run had to download, the second finds
 		target := filepath.Join(dir, fmt.Sprint("mmdebstrap-", i))
-		args[len(args)-2] = target
-		fmt.Fprintln(os.Stderr, "mmdebstrap")
-		cmd := exec.Command("mmdebstrap", args...)
+		fmt.Fprintln(os.Stderr, "mmdebstrap", variant)
+		cmd := exec.Command("mmdebstrap", "--variant="+variant, mode, "--include="+strings.Join(names, ","),
+			// Into the cache that apt looks in before it downloads; and leave it there.
+			`--setup-hook=mkdir -p "$1/var/cache/apt/archives" && cp -l `+debs+`/*.deb "$1/var/cache/apt/archives/"`,
+			"--skip=download/empty,essential/unlink,cleanup/apt", "trixie", target, "-")
 		cmd.Stdin = strings.NewReader(sources)
 		start := time.Now()
 		out, err := cmd.CombinedOutput()
-		u.wall = time.Since(start)
+		t.took = time.Since(start)
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "mmdebstrap: %v\n%s\n", err, out)
-			return 0, "mmdebstrap failed"
+			return theirs{note: "mmdebstrap failed"}
 		}
-		// What it downloaded beside ours: the dependencies that holdfast excludes.
 		more, err := filepath.Glob(filepath.Join(target, "var/cache/apt/archives/*.deb"))
 		if err != nil {
-			return 0, err.Error()
+			return theirs{note: err.Error()}
 		}
 		for _, m := range more {
 			if err := copyFile(filepath.Join(debs, filepath.Base(m)), m); err != nil {
-				return 0, err.Error()
+				return theirs{note: err.Error()}
 			}
 		}
-		note = fmt.Sprintf("mmdebstrap extracts %d packages, and fetches the archive's lists", len(more))
+		t.note = fmt.Sprintf("%d packages", len(more))
 		if err := os.RemoveAll(target); err != nil {
-			return 0, err.Error()
+			return theirs{note: err.Error()}
 		}
 	}
-	return u.wall, note
+	return t
+}
+
+// layOut copies packages under the names that apt gives them.
+func layOut(dir string, s *store.Store, packages []airgap.Package) (names []string, err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	for _, p := range packages {
+		names = append(names, p.Name)
+		to := filepath.Join(dir, fmt.Sprintf("%s_%s_%s.deb", p.Name, strings.ReplaceAll(p.Version, ":", "%3a"), p.Arch))
+		if err := copyFile(to, s.Path(p.Digest)); err != nil {
+			return nil, err
+		}
+	}
+	return names, nil
 }
 
 func copyFile(to, from string) error {
