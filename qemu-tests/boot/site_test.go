@@ -44,8 +44,8 @@ func TestMain(m *testing.M) {
 		os.Exit(cli.Run(context.Background(), h, os.Args[1:]))
 	}
 	code := m.Run()
-	if dir, err := work(); err != nil || code != 0 {
-		fmt.Fprintln(os.Stderr, "kept for a look:", dir, err)
+	if dir, err := work(); err == nil && code != 0 {
+		fmt.Fprintln(os.Stderr, "kept for a look:", dir)
 	} else if err := os.RemoveAll(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}

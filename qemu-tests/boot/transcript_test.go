@@ -63,7 +63,7 @@ func pattern(want []string) *regexp.Regexp {
 }
 
 // moving are lines on standard error that come or not, as time goes by.
-var moving = regexp.MustCompile(`(?m)^(?:\S[^\n]*: [^\n]* of [^\n]*/s, [^\n]* left: [^\n]*| *[0-9]+ s  [^\n]*|note: [^\n]*)\n`)
+var moving = regexp.MustCompile(`(?m)^(?:\S[^\n]*: [^\n]* of [^\n]*/s, [^\n]* left: [^\n]*|\S[^\n]*: [0-9]+ of [0-9]+: [^\n]*| *[0-9]+ s  [^\n]*|note: [^\n]*)\n`)
 
 // printed is what a command said.
 type printed struct{ stdout, both string }
