@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"holdfast.dev/holdfast/qemu-tests/lab"
 )
 
 // table is what was measured.
@@ -78,7 +81,7 @@ func (t *table) write(name string) error {
 		return fmt.Errorf("cannot find %q and %q in %s", begin, end, name)
 	}
 	var s strings.Builder
-	fmt.Fprintf(&s, "\n%s, commit %s, on %d cores%s, %s.\n\n", time.Now().UTC().Format("2006-01-02"), commit(), runtime.NumCPU(), model(), kvm())
+	fmt.Fprintf(&s, "\n%s, commit %s, on %d cores%s, %s.\n\n", time.Now().UTC().Format("2006-01-02"), commit(), runtime.NumCPU(), model(), accel())
 	s.WriteString("| what | holdfast | the other tool | |\n|---|---|---|---|\n")
 	for _, r := range t.rows {
 		fmt.Fprintf(&s, "| %s |\n", strings.Join(r[:], " | "))
@@ -113,9 +116,8 @@ func model() string {
 	return " (" + strings.TrimSpace(name) + ")"
 }
 
-func kvm() string {
-	if _, err := os.Stat("/dev/kvm"); err != nil {
-		return "without /dev/kvm"
-	}
-	return "with /dev/kvm"
+// accel is how the lab would run a guest here.
+func accel() string {
+	a := lab.Host{}.Probe(context.Background())
+	return fmt.Sprintf("guests under %s", a.Name)
 }
