@@ -100,6 +100,11 @@ func sendChecked(w io.Writer, f io.Reader, d store.Digest, size, start, end int6
 		return err
 	}
 	if _, err := io.CopyN(w, in, end-start-1); err != nil {
+		// A client may have left because the bytes made no sense: find out, or
+		// it gets the same ones when it comes back.
+		if _, rerr := io.Copy(io.Discard, in); rerr == nil && store.SHA256(h.Sum(nil)) != d {
+			return fmt.Errorf("cannot send %s: %w", d, store.ErrMismatch)
+		}
 		return err
 	}
 	var last [1]byte
