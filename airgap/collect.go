@@ -18,6 +18,9 @@ import (
 // a margin. What the archives will take is not known before they are fetched.
 const moduleSpace = 1 << 30
 
+// unpacked is how many times its size a package takes once decompressed, about.
+const unpacked = 4
+
 // toolchainSpace is the archive and the unpacked tree of the Go toolchain.
 const toolchainSpace = 400 << 20
 
@@ -30,6 +33,7 @@ type Need struct {
 // CollectNeeds says what Collect would fetch and the space that this takes.
 func CollectNeeds(ctx context.Context, l Lock, recipes []gobuild.Recipe, s *store.Store) (Need, error) {
 	n := missing(l, s)
+	n.Missing += unpacked * n.Missing
 	goroot, err := gomod.Toolchain(l.Toolchain.Version, l.Toolchain.H1, s.Dir())
 	if err != nil {
 		n.Missing += toolchainSpace

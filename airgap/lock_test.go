@@ -201,7 +201,7 @@ func TestCollectNeeds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if before.Items != 2 || after.Items != 1 || before.Missing-after.Missing != 5 || after.Free <= 0 {
+	if before.Items != 2 || after.Items != 1 || before.Missing-after.Missing != 5*5 || after.Free <= 0 {
 		t.Errorf("needed before %+v, after %+v", before, after)
 	}
 	withRecipe, err := airgap.CollectNeeds(t.Context(), l, request().Recipes, s)

@@ -64,6 +64,13 @@ func tars(ctx context.Context, s *store.Store, ps []airgap.Package, progress fun
 	return out, nil
 }
 
+// Prepare decompresses packages into the store, as Unpack would: xz is most of
+// what a first root costs, and once is enough.
+func Prepare(ctx context.Context, s *store.Store, ps []airgap.Package, progress func(done, total int)) error {
+	_, err := tars(ctx, s, ps, progress)
+	return err
+}
+
 // Unpack puts the packages into one tree, in their order. No maintainer script
 // runs.
 func Unpack(ctx context.Context, s *store.Store, ps []airgap.Package, epoch int64, drop func(string) bool, progress func(done, total int)) (*rootfs.Tree, error) {

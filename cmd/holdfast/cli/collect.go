@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast.dev/holdfast/airgap"
+	"holdfast.dev/holdfast/image"
 )
 
 func (a *app) collectCmd() *cobra.Command {
@@ -59,6 +60,10 @@ func (a *app) collect(ctx context.Context) error {
 	}
 	done := a.step("collect")
 	if _, err := airgap.Collect(ctx, l, in.recipes, net, s, slog.New(slog.DiscardHandler), a.progress("fetching packages"), a.counter("modules of")); err != nil {
+		return err
+	}
+	report := a.counter("decompressing")
+	if err := image.Prepare(ctx, s, l.Packages, func(n, total int) { report(n, total, "packages") }); err != nil {
 		return err
 	}
 	done(fmt.Sprintf("%d packages, modules of %d recipes", len(l.Packages), len(in.recipes)))
