@@ -111,6 +111,15 @@ func compile(ctx context.Context, r Recipe, in Inputs, work string, log *slog.Lo
 			return err
 		}
 	}
+	// The go command's telemetry is a process of its own, which would write here
+	// while the directory is removed. Its mode is a file, not a variable.
+	mode := filepath.Join(work, "home", ".config", "go", "telemetry", "mode")
+	if err := os.MkdirAll(filepath.Dir(mode), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(mode, []byte("off"), 0o644); err != nil {
+		return err
+	}
 	for _, group := range groups(r.Programs) {
 		out := filepath.Join(work, "out") + string(filepath.Separator)
 		if len(group) == 1 {
@@ -200,7 +209,6 @@ func (in Inputs) Env(home string) []string {
 		"GOSUMDB=off",
 		"GOVCS=*:off",
 		"GOTOOLCHAIN=local",
-		"GOTELEMETRY=off",
 		"GOFLAGS=-mod=readonly",
 		"CGO_ENABLED=0",
 		"GOOS=linux",
