@@ -298,6 +298,9 @@ func same(b []byte, want string) error {
 
 // describe says what a tar header is about; it is for messages only.
 func describe(h []byte) string {
+	if len(h) < 262 || string(h[257:262]) != "ustar" {
+		return "bytes that are no tar header\nhint: the file is damaged, or is no holdfast bundle"
+	}
 	name, _, _ := strings.Cut(string(h[:100]), "\x00")
 	size, _, _ := strings.Cut(string(h[124:136]), "\x00")
 	return fmt.Sprintf("%q, type %q, size (octal) %q", name, h[156:157], size)

@@ -325,3 +325,10 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+func TestOpenSomethingElse(t *testing.T) {
+	_, err := bundles.Open(t.Context(), bytes.NewReader(bytes.Repeat([]byte("\x1b[31m"), 1000)), bundles.Trust{Zone: bundles.AnyZone}, nil)
+	if !errors.Is(err, bundles.ErrRefused) || !strings.Contains(err.Error(), "is no holdfast bundle") || strings.Contains(err.Error(), "[31m") {
+		t.Errorf("got %v", err)
+	}
+}
