@@ -40,7 +40,8 @@ root() {
 
 packages=(qemu-system-x86 qemu-utils ovmf make git ca-certificates)
 [ $test_tools = no ] || packages+=(mtools erofs-utils cryptsetup-bin sbsigntool mmdebstrap
-  kmod cpio fdisk binutils openssl skopeo shellcheck gcc libc6-dev)
+  kmod cpio fdisk gdisk dosfstools binutils openssl skopeo shellcheck gcc libc6-dev
+  bmap-tools python3-venv)
 
 # Where Debian's mirror is that this machine uses. The origin is known only once
 # apt has fetched its lists.
@@ -133,15 +134,16 @@ check_go() {
   [ "${minor:-0}" -ge 26 ] || say "Go 1.26 is used with: export GOTOOLCHAIN=auto"
 }
 
-# cosign is in Debian 13 only. It is one static program: on either release it
-# is taken from there, checked by apt's signatures, and put beside the caches.
-fetch_cosign() {
-  local tools=.cache/tools work=$PWD/.cache/apt site
-  [ ! -x $tools/usr/bin/cosign ] || return 0
+# cosign (one static program) and systemd's EFI stub are in Debian 13 only. On
+# either release they are taken from there, checked by apt's signatures, and put
+# beside the caches.
+fetch_trixie() {
+  local tools=.cache/tools work=$PWD/.cache/apt site deb
+  [ ! -x $tools/usr/bin/cosign ] || [ ! -d $tools/usr/lib/systemd/boot/efi ] || return 0
   site=$(mirror)
-  say "fetching cosign of Debian 13 into $tools"
+  say "fetching cosign and systemd-boot-efi of Debian 13 into $tools"
   rm -rf "$work"
-  mkdir -p "$work/lists/partial" "$work/archives/partial"
+  mkdir -p "$work/lists/partial" "$work/archives/partial" $tools
   printf 'deb [signed-by=%s] %s trixie main\n' "$keyring" "$site" >"$work/sources.list"
   # The sandbox user cannot write here; what is fetched is verified all the same.
   local opt=(-q -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null
@@ -149,12 +151,25 @@ fetch_cosign() {
     -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
     -o "APT::Sandbox::User=$(id -un)" -o Debug::NoLocking=1)
   apt-get "${opt[@]}" update
-  (cd "$work/archives" && apt-get "${opt[@]}" download cosign)
-  dpkg-deb -x "$work"/archives/cosign_*.deb "$work/cosign"
-  mkdir -p $tools/usr/bin
-  mv "$work/cosign/usr/bin/cosign" $tools/usr/bin/cosign
+  (cd "$work/archives" && apt-get "${opt[@]}" download cosign systemd-boot-efi)
+  for deb in "$work"/archives/*.deb; do
+    dpkg-deb -x "$deb" $tools
+  done
   rm -rf "$work"
-  if [ "$(id -u)" = 0 ] && [ -n "${SUDO_UID-}" ]; then
+}
+
+# pyspdxtools judges our SBOMs.
+fetch_spdx() {
+  local venv=.cache/tools/spdx
+  [ ! -x $venv/bin/pyspdxtools ] || return 0
+  say "fetching pyspdxtools into $venv"
+  python3 -m venv $venv
+  $venv/bin/pip install -q spdx-tools==0.8.3
+}
+
+# give_back leaves what was fetched to whoever called sudo.
+give_back() {
+  if [ "$(id -u)" = 0 ] && [ -n "${SUDO_UID-}" ] && [ -d .cache ]; then
     chown -R "$SUDO_UID:${SUDO_GID-$SUDO_UID}" .cache
   fi
 }
@@ -167,5 +182,9 @@ if [ -n "$list" ]; then
   [ -z "$list" ] || fail "still missing or too old: $list" "see what apt said above"
 fi
 check_go
-[ $test_tools = no ] || fetch_cosign
+if [ $test_tools = yes ]; then
+  fetch_trixie
+  fetch_spdx
+  give_back
+fi
 say "all is there"
