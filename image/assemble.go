@@ -21,7 +21,6 @@ import (
 	"holdfast.dev/holdfast/image/initrd"
 	"holdfast.dev/holdfast/image/kmod"
 	"holdfast.dev/holdfast/image/rootfs"
-	"holdfast.dev/holdfast/image/uki"
 	"holdfast.dev/holdfast/image/verity"
 )
 
@@ -31,6 +30,7 @@ type Inputs struct {
 	Programs map[string]store.Content // by RECIPE/NAME, in the store
 	Agent    []byte                   // holdfast-agent
 	Policy   []byte                   // trust/policy.json
+	DBCert   []byte                   // trust/db.crt: whose boot programs firmware starts
 	Identity store.Digest             // of this holdfast; its results are reused by itself only
 	Version  string                   // of this holdfast
 	Progress func(step string, done, total int)
@@ -48,12 +48,17 @@ type OS struct {
 	Verity        Part          `json:"verity"`
 	RootHash      string        `json:"rootHash"` // 64 hexadecimal digits
 	KernelVersion string        `json:"kernelVersion"`
-	UKI           store.Content `json:"uki"`
 	Loader        store.Content `json:"loader"`
+
+	// What the unified kernel image of a release is made of.
+	Stub      store.Content `json:"stub"`
+	Kernel    store.Content `json:"kernel"`
+	Initrd    store.Content `json:"initrd"`
+	OSRelease store.Content `json:"osRelease"`
 }
 
 func (o OS) contents() []store.Content {
-	return []store.Content{o.Root.Raw, o.Root.Packed, o.Verity.Raw, o.Verity.Packed, o.UKI, o.Loader}
+	return []store.Content{o.Root.Raw, o.Root.Packed, o.Verity.Raw, o.Verity.Packed, o.Loader, o.Stub, o.Kernel, o.Initrd, o.OSRelease}
 }
 
 // Assemble makes the OS that p plans, without a network, root or any tool. The
@@ -90,7 +95,7 @@ func (p Plan) key(in Inputs) (store.Digest, error) {
 		}
 		programs[q.Path] = c.Digest
 	}
-	return store.Key("os", p, programs, store.FromBytes(in.Agent), store.FromBytes(in.Policy), in.Identity)
+	return store.Key("os", p, programs, store.FromBytes(in.Agent), store.FromBytes(in.Policy), store.FromBytes(in.DBCert), in.Identity)
 }
 
 func assemble(ctx context.Context, p Plan, in Inputs) (OS, error) {
@@ -130,15 +135,15 @@ func assemble(ctx context.Context, p Plan, in Inputs) (OS, error) {
 	if err != nil {
 		return OS{}, err
 	}
-	image, err := uki.Assemble(stub, uki.Sections(string(osrel), p.CommandLine(out.RootHash), out.KernelVersion, kernel, ird))
-	if err != nil {
-		return OS{}, err
+	for _, p := range []struct {
+		to   *store.Content
+		data []byte
+	}{{&out.Loader, loader}, {&out.Stub, stub}, {&out.Kernel, kernel}, {&out.Initrd, ird}, {&out.OSRelease, osrel}} {
+		if *p.to, err = in.Store.WriteBytes(p.data); err != nil {
+			return OS{}, err
+		}
 	}
-	if out.UKI, err = in.Store.WriteBytes(image); err != nil {
-		return OS{}, err
-	}
-	out.Loader, err = in.Store.WriteBytes(loader)
-	return out, err
+	return out, nil
 }
 
 // takeKernel reads the one kernel of the packages and names its version.
@@ -179,6 +184,7 @@ func addOurs(t *rootfs.Tree, p Plan, in Inputs) error {
 	errs := []error{
 		t.WriteFile("usr/bin/holdfast-agent", in.Agent, 0o755, p.Epoch),
 		t.WriteFile("usr/lib/holdfast/trust/policy.json", in.Policy, 0o644, p.Epoch),
+		t.WriteFile("usr/lib/holdfast/trust/db.crt", in.DBCert, 0o644, p.Epoch),
 		t.WriteFile("usr/lib/holdfast/release.epoch", []byte(strconv.FormatInt(p.Epoch, 10)+"\n"), 0o644, p.Epoch),
 		t.WriteFile("usr/lib/holdfast/os.json", append(info, '\n'), 0o644, p.Epoch),
 	}

@@ -114,7 +114,10 @@ func MakePlan(site overlays.Site, lock airgap.Lock, programs []Program) (Plan, e
 		Programs: programs,
 		Cmdline: []string{
 			"systemd.verity_root_options=panic-on-corruption",
-			"panic=5",
+			// Long enough to be read, and at most a minute from boot to boot.
+			"panic=20",
+			// A partition table that an interrupted update tore: take the backup.
+			"gpt",
 			"systemd.machine_id=firmware",
 			"systemd.getty_auto=no",
 			// Firmware tables, hypervisor and ESP are not signed.
@@ -131,7 +134,7 @@ func MakePlan(site overlays.Site, lock airgap.Lock, programs []Program) (Plan, e
 	}, nil
 }
 
-// CommandLine is the kernel's, for a root with that hash.
-func (p Plan) CommandLine(rootHash string) string {
-	return "roothash=" + rootHash + " " + strings.Join(p.Cmdline, " ")
+// CommandLine is the kernel's, for a release whose root has that hash.
+func (p Plan) CommandLine(rootHash string, release int64) string {
+	return fmt.Sprintf("roothash=%s holdfast.release=%d %s", rootHash, release, strings.Join(p.Cmdline, " "))
 }

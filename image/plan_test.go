@@ -77,9 +77,9 @@ func TestMakePlan(t *testing.T) {
 		t.Errorf("got %+v", p)
 	}
 	hash := strings.Repeat("ab", 32)
-	const cmdline = " systemd.verity_root_options=panic-on-corruption panic=5 systemd.machine_id=firmware systemd.getty_auto=no systemd.import_credentials=no " +
+	const cmdline = " systemd.verity_root_options=panic-on-corruption panic=20 gpt systemd.machine_id=firmware systemd.getty_auto=no systemd.import_credentials=no " +
 		"console=tty0 console=ttyS0,115200 quiet loglevel=4 lockdown=integrity holdfast.epoch=1700000000"
-	if got := p.CommandLine(hash); got != "roothash="+hash+cmdline {
+	if got := p.CommandLine(hash, 7); got != "roothash="+hash+" holdfast.release=7"+cmdline {
 		t.Errorf("command line %q", got)
 	}
 	again, err := MakePlan(demoSite(), demoLock(t), programs)

@@ -65,11 +65,15 @@ func (a *app) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	os, err := b.assemble(ctx, programs)
+	plan, err := image.MakePlan(b.in.site, b.lock, b.in.programs)
 	if err != nil {
 		return err
 	}
-	boot, err := b.signBoot(os)
+	os, err := b.assemble(ctx, plan, programs)
+	if err != nil {
+		return err
+	}
+	boot, err := b.signBoot(plan, os)
 	if err != nil {
 		return err
 	}
@@ -223,7 +227,7 @@ func (b builder) whole(cs map[string]store.Content) bool {
 	return true
 }
 
-func (b builder) assemble(ctx context.Context, programs map[string]store.Content) (image.OS, error) {
+func (b builder) assemble(ctx context.Context, plan image.Plan, programs map[string]store.Content) (image.OS, error) {
 	agent, err := agentbin.Agent()
 	if err != nil {
 		return image.OS{}, err
@@ -232,14 +236,14 @@ func (b builder) assemble(ctx context.Context, programs map[string]store.Content
 	if err != nil {
 		return image.OS{}, fmt.Errorf("cannot read the trust policy: %w", err)
 	}
-	plan, err := image.MakePlan(b.in.site, b.lock, b.in.programs)
+	dbCert, err := os.ReadFile(filepath.Join(b.dir, "trust", "db.crt"))
 	if err != nil {
-		return image.OS{}, err
+		return image.OS{}, fmt.Errorf("cannot read the Secure Boot certificate: %w", err)
 	}
 	done := b.step("assemble OS")
 	report := b.counter("assemble")
 	o, err := image.Assemble(ctx, plan, image.Inputs{
-		Store: b.store, Programs: programs, Agent: agent, Policy: policy,
+		Store: b.store, Programs: programs, Agent: agent, Policy: policy, DBCert: dbCert,
 		Identity: b.identity, Version: Version,
 		Progress: func(step string, n, total int) { report(n, total, step) },
 	})

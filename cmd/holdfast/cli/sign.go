@@ -54,7 +54,11 @@ type bootParts struct {
 
 // signBoot is the first pass: Authenticode over the programs that firmware
 // checks. Only their digests go to the key.
-func (b builder) signBoot(o image.OS) (bootParts, error) {
+func (b builder) signBoot(plan image.Plan, o image.OS) (bootParts, error) {
+	unsigned, err := image.KernelImage(b.store, plan, o, b.in.site.Release)
+	if err != nil {
+		return bootParts{}, err
+	}
 	sign := func(name string, c store.Content) (store.Content, error) {
 		pe, err := b.store.ReadFile(c, 256<<20)
 		if err != nil {
@@ -79,7 +83,7 @@ func (b builder) signBoot(o image.OS) (bootParts, error) {
 	}
 	var p bootParts
 	var e1, e2 error
-	p.uki, e1 = sign("the unified kernel image", o.UKI)
+	p.uki, e1 = sign("the unified kernel image", unsigned)
 	p.loader, e2 = sign("the boot loader", o.Loader)
 	return p, errors.Join(e1, e2)
 }
