@@ -124,7 +124,7 @@ func newBox(t *testing.T) *box {
 			}
 		},
 	}
-	b.write("proc/cmdline", "quiet roothash="+rootHash+" panic=5\n")
+	b.write("proc/cmdline", "quiet roothash="+rootHash+" holdfast.release=7 panic=5\n")
 	b.write("sys/class/dmi/id/product_serial", "S1\n")
 	b.write("sys/class/net/eth0/address", mac+"\n")
 	b.write("sys/class/net/eth0/device/vendor", "")
@@ -317,8 +317,13 @@ func TestRefused(t *testing.T) {
 		"no policy": {func(b *box, k *ecdsa.PrivateKey) {
 			b.remove("usr/lib/holdfast/trust/policy.json")
 		}, []string{"cannot read the trust policy"}},
-		"another root": {func(b *box, k *ecdsa.PrivateKey) { b.write("proc/cmdline", "roothash="+strings.Repeat("b", 64)) },
+		"another root": {func(b *box, k *ecdsa.PrivateKey) {
+			b.write("proc/cmdline", "holdfast.release=7 roothash="+strings.Repeat("b", 64))
+		},
 			[]string{"release demo 7 is not it: its root is aaaa"}},
+		"another release with this root": {func(b *box, k *ecdsa.PrivateKey) {
+			b.write("proc/cmdline", "holdfast.release=8 roothash="+rootHash)
+		}, []string{"cannot find the running release, number 8", "release demo 7 is not it"}},
 		"no root hash": {func(b *box, k *ecdsa.PrivateKey) { b.write("proc/cmdline", "quiet") }, []string{"no roothash="}},
 		"no release": {func(b *box, k *ecdsa.PrivateKey) {
 			b.remove("run/holdfast/seed")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles"
@@ -23,20 +24,37 @@ const (
 
 func (h Host) layouts() []string { return []string{h.path(seedDir), h.path(storeDir)} }
 
-var rootHashArg = regexp.MustCompile(`(?:^|\s)roothash=([0-9a-f]{64})(?:\s|$)`)
+var (
+	rootHashArg = regexp.MustCompile(`(?:^|\s)roothash=([0-9a-f]{64})(?:\s|$)`)
+	releaseArg  = regexp.MustCompile(`(?:^|\s)holdfast\.release=([0-9]{1,18})(?:\s|$)`)
+)
 
-// rootHash is that of the root the machine runs, from the kernel's command
-// line, which the signed boot entry fixes.
-func (h Host) rootHash() (string, error) {
-	b, err := os.ReadFile(h.path("/proc/cmdline"))
+// booted is what the machine was started with: the kernel's command line says
+// it, which the signed boot entry fixes. Releases can share a root.
+type booted struct {
+	rootHash string
+	release  uint64
+}
+
+func (b booted) is(f bundles.Facts) bool { return f.RootHash == b.rootHash && f.Release == b.release }
+
+func (h Host) booted() (booted, error) {
+	line, err := os.ReadFile(h.path("/proc/cmdline"))
 	if err != nil {
-		return "", fmt.Errorf("cannot read the kernel's command line: %w", err)
+		return booted{}, fmt.Errorf("cannot read the kernel's command line: %w", err)
 	}
-	m := rootHashArg.FindSubmatch(b)
-	if m == nil {
-		return "", errors.New("cannot tell which release runs: the kernel's command line has no roothash=")
+	var errs []error
+	arg := func(re *regexp.Regexp, name string) string {
+		if m := re.FindSubmatch(line); m != nil {
+			return string(m[1])
+		}
+		errs = append(errs, fmt.Errorf("cannot tell which release runs: the kernel's command line has no %s=", name))
+		return "0"
 	}
-	return string(m[1]), nil
+	var b booted
+	b.rootHash = arg(rootHashArg, "roothash")
+	b.release, err = strconv.ParseUint(arg(releaseArg, "holdfast.release"), 10, 64)
+	return b, errors.Join(append(errs, err)...)
 }
 
 // releases returns the releases that verify, the running one first, and then
@@ -51,7 +69,7 @@ func (h Host) releases(layouts []string) ([]*bundles.Verified, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use the trust policy: %w", err)
 	}
-	hash, err := h.rootHash()
+	boot, err := h.booted()
 	if err != nil {
 		return nil, err
 	}
@@ -60,9 +78,9 @@ func (h Host) releases(layouts []string) ([]*bundles.Verified, error) {
 		return nil, err
 	}
 	all, refused := bundles.OpenLayout(layouts, bundles.Trust{Policy: policy, Zone: zone})
-	i := slices.IndexFunc(all, func(v *bundles.Verified) bool { return v.RootHash() == hash })
+	i := slices.IndexFunc(all, func(v *bundles.Verified) bool { return boot.is(v.Facts()) })
 	if i < 0 {
-		errs := []error{fmt.Errorf("cannot find the running release, whose root is %s", hash)}
+		errs := []error{fmt.Errorf("cannot find the running release, number %d, whose root is %s", boot.release, boot.rootHash)}
 		for _, v := range all {
 			f := v.Facts()
 			errs = append(errs, fmt.Errorf("release %s %d is not it: its root is %s", f.Name, f.Release, f.RootHash))
