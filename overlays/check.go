@@ -52,7 +52,18 @@ func (s Site) check() []*Fault {
 		}
 		seen[v] = ptr
 	}
+	if none := s.Kubernetes.Engine == "none"; none {
+		if s.Kubernetes.Version != "" {
+			add("the engine none has no version", "", "/kubernetes/version")
+		}
+		if len(s.Components) > 0 || len(s.Manifests) > 0 {
+			add("components and manifests need Kubernetes, but the engine is none", "", "/kubernetes/engine")
+		}
+	} else if s.Kubernetes.Version == "" && s.APIVersion != "" {
+		add("is missing", "each engine but none has a version", "/kubernetes/version")
+	}
 	switch k3s := strings.Contains(s.Kubernetes.Version, "+k3s"); {
+	case s.Kubernetes.Version == "":
 	case checkKubernetesVersion(s.Kubernetes.Version) != nil:
 	case s.Kubernetes.Engine == "kubeadm" && k3s:
 		add("a version of k3s, but the engine is kubeadm", "", "/kubernetes/version")

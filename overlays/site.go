@@ -29,6 +29,8 @@ type Site struct {
 	Components []Component `json:"components,omitempty" jsonschema:"maxItems=100"`
 	// Machines of the site. All boot the same image and find themselves in this list.
 	Nodes []Node `json:"nodes" jsonschema:"minItems=1,maxItems=1000"`
+	// How nodes take a newer release.
+	Updates Updates `json:"updates,omitzero"`
 	// Where the build machine fetches from, if not where the host is configured to.
 	Mirrors Mirrors `json:"mirrors,omitzero"`
 
@@ -60,10 +62,10 @@ type Exclude struct {
 
 // Kubernetes declares the engine.
 type Kubernetes struct {
-	// Distribution: k3s takes its own release, kubeadm is compiled from source.
-	Engine string `json:"engine,omitempty" jsonschema:"enum=k3s,enum=kubeadm,default=k3s"`
-	// Version, as in v1.36.3, or v1.36.3+k3s1 for k3s.
-	Version string `json:"version" jsonschema:"format=kubernetes-version"`
+	// Distribution: k3s takes its own release, kubeadm is compiled from source, none is an appliance without Kubernetes.
+	Engine string `json:"engine,omitempty" jsonschema:"enum=k3s,enum=kubeadm,enum=none,default=k3s"`
+	// Version, as in v1.36.3, or v1.36.3+k3s1 for k3s; not for the engine none.
+	Version string `json:"version,omitempty" jsonschema:"format=kubernetes-version"`
 }
 
 // Component is one system of the platform.
@@ -102,6 +104,12 @@ type Match struct {
 	MAC string `json:"mac,omitempty" jsonschema:"format=mac"`
 }
 
+// Updates are the rules of a node that takes this release.
+type Updates struct {
+	// Minutes from the start of the agent within which node, engine and platform must be healthy, or the node goes back to the release it had.
+	HealthyWithin int `json:"healthyWithin,omitempty" jsonschema:"minimum=1,maximum=1440,default=20"`
+}
+
 // Mirrors are the places that the build machine fetches from.
 type Mirrors struct {
 	// Debian archives.
@@ -128,6 +136,9 @@ func (s Site) withDefaults() Site {
 	def(&s.OS.Suite, "trixie")
 	def(&s.OS.Kernel, "generic")
 	def(&s.Kubernetes.Engine, "k3s")
+	if s.Updates.HealthyWithin == 0 {
+		s.Updates.HealthyWithin = 20
+	}
 	for i := range s.Nodes {
 		def(&s.Nodes[i].Role, "server")
 	}

@@ -56,6 +56,9 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	if rel.config.Engine.Name == node.NoEngine {
+		return a.appliance(ctx, rel, n)
+	}
 	c, err := a.bringUpEngine(ctx, rel.config, n)
 	if err != nil {
 		return err
@@ -68,6 +71,17 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 		return err
 	}
 	return a.platform(ctx, r, n, c)
+}
+
+// appliance is a node without Kubernetes: it is healthy once it is up.
+func (a *agent) appliance(ctx context.Context, rel running, n node.Node) error {
+	a.Update(func(s *status.Status) {
+		s.Phase, s.Node.Ready, s.Engine.Ready = status.Healthy, true, true
+	})
+	a.Say("%s: release %s %d, node %s, no Kubernetes", status.Healthy, rel.Facts().Name, rel.Facts().Release, n.Name)
+	a.host.notify("STATUS=" + status.Healthy)
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // bringUpNode finds which node this machine is, and gives it its network and

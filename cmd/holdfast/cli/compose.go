@@ -164,6 +164,7 @@ func (b builder) nodeConfig(images []bundles.Image) node.Config {
 		LabAccess: b.in.rules.LabAccess,
 		Engine:    node.Engine{Name: s.Kubernetes.Engine, Version: s.Kubernetes.Version},
 	}
+	c.Updates.HealthyWithin = s.Updates.HealthyWithin
 	for _, n := range s.Nodes {
 		c.Nodes = append(c.Nodes, node.Node{
 			Name: n.Name, Match: node.Match{Serial: n.Match.Serial, MAC: n.Match.MAC},

@@ -38,6 +38,7 @@ type inputs struct {
 // engineComponents are what each engine consists of.
 var engineComponents = map[string][]string{
 	"kubeadm": {"kubernetes", "containerd", "kube-proxy", "coredns", "storage"},
+	"none":    {},
 }
 
 // load reads the site and works out what it needs. It reads nothing outside

@@ -23,7 +23,16 @@ type Config struct {
 	Nodes      []Node      `json:"nodes"`
 	Images     []Image     `json:"images"`
 	Components []Component `json:"components"` // in dependency order
+	Updates    Updates     `json:"updates"`
 }
+
+// Updates says how the node takes this release.
+type Updates struct {
+	HealthyWithin int `json:"healthyWithin"` // minutes; 0 means 20
+}
+
+// NoEngine is the engine of an appliance without Kubernetes.
+const NoEngine = "none"
 
 // Engine is the Kubernetes distribution of the release.
 type Engine struct {
