@@ -171,6 +171,7 @@ var enabled = []struct{ unit, wantedBy string }{
 	{"systemd-resolved.service", "sysinit.target"},
 	{"systemd-timesyncd.service", "sysinit.target"},
 	{"systemd-pstore.service", "sysinit.target"},
+	{"fstrim.timer", "timers.target"},
 	{"run-holdfast-seed.mount", "local-fs.target"},
 	{"etc-kubernetes.mount", "local-fs.target"},
 	{"etc-kubernetes-manifests.mount", "local-fs.target"},

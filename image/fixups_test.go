@@ -199,6 +199,7 @@ func TestFixups(t *testing.T) {
 		"etc/systemd/system-generators/systemd-getty-generator":                 "/dev/null",
 		"usr/lib/systemd/system/multi-user.target.wants/holdfast-agent.service": "../holdfast-agent.service",
 		"usr/lib/systemd/system/local-fs.target.wants/run-holdfast-seed.mount":  "../run-holdfast-seed.mount",
+		"usr/lib/systemd/system/timers.target.wants/fstrim.timer":               "../fstrim.timer",
 	} {
 		wantLink(t, tr, name, target)
 	}
