@@ -21,12 +21,15 @@ const (
 
 // Disk is what a disk image is derived from: a release that is signed already.
 type Disk struct {
-	OS          OS
-	UKI, Loader store.Content // signed
-	Seed        *rootfs.Tree  // the release's layout
-	Index       store.Digest  // of the release; the disk's identifiers come from it
-	Release     int64
-	Epoch       int64
+	OS        OS
+	UKI       store.Content     // signed, as Loader and Guard are
+	Loader    store.Content     // systemd-boot
+	Guard     store.Content     // what firmware starts, and what starts the loader
+	Enrolment map[string][]byte // {PK,KEK,db}.auth: the keys of Secure Boot, for a virtual machine to enrol
+	Seed      *rootfs.Tree      // the release's layout
+	Index     store.Digest      // of the release; the disk's identifiers come from it
+	Release   int64
+	Epoch     int64
 }
 
 // WriteDisk makes a raw disk image at path: ESP, two slots of root and verity
@@ -73,30 +76,34 @@ func WriteDisk(path string, s *store.Store, d Disk) error {
 	})
 }
 
-// espTree is the content of the ESP: the loader where firmware looks without
-// being told, and one entry.
+// loaderConf: no menu, no questions. Keys enrol themselves in virtual machines
+// only; on hardware a person does it.
+const loaderConf = "timeout 0\neditor no\nauto-entries no\nauto-firmware no\nsecure-boot-enroll if-safe\n"
+
+// espTree is the content of the ESP: the guard where firmware looks without
+// being told, the loader where the guard looks, and one entry.
 func espTree(s *store.Store, d Disk) (*rootfs.Tree, error) {
-	loader, err := s.ReadFile(d.Loader, 16<<20)
-	if err != nil {
-		return nil, err
+	var errs []error
+	read := func(c store.Content) []byte {
+		b, err := s.ReadFile(c, maxKernelImage)
+		errs = append(errs, err)
+		return b
 	}
-	uki, err := s.ReadFile(d.UKI, 256<<20)
-	if err != nil {
-		return nil, err
+	files := map[string][]byte{
+		"EFI/BOOT/BOOTX64.EFI":            read(d.Guard),
+		"EFI/systemd/systemd-bootx64.efi": read(d.Loader),
+		EntryName(d.Release):              read(d.UKI),
+		"loader/loader.conf":              []byte(loaderConf),
+		"loader/entries.srel":             []byte("type1\n"),
+	}
+	for name, b := range d.Enrolment {
+		files["loader/keys/auto/"+name] = b
 	}
 	t := rootfs.New(d.Epoch)
-	for name, data := range map[string][]byte{
-		"EFI/BOOT/BOOTX64.EFI":            loader,
-		"EFI/systemd/systemd-bootx64.efi": loader,
-		EntryName(d.Release):              uki,
-		"loader/loader.conf":              []byte("timeout 0\neditor no\nauto-entries no\nauto-firmware no\n"),
-		"loader/entries.srel":             []byte("type1\n"),
-	} {
-		if err := t.WriteFile(name, data, 0o644, d.Epoch); err != nil {
-			return nil, err
-		}
+	for name, data := range files {
+		errs = append(errs, t.WriteFile(name, data, 0o644, d.Epoch))
 	}
-	return t, nil
+	return t, errors.Join(errs...)
 }
 
 // EntryName is a release's unified kernel image on the ESP.

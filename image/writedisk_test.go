@@ -49,7 +49,8 @@ func fakeDisk(t *testing.T, s *store.Store) Disk {
 			Verity:   Part{Raw: put(t, s, strings.Repeat("tree", 1024))},
 			RootHash: rootHash,
 		},
-		UKI: put(t, s, "signed kernel"), Loader: put(t, s, "signed loader"),
+		UKI: put(t, s, "signed kernel"), Loader: put(t, s, "signed loader"), Guard: put(t, s, "signed guard"),
+		Enrolment: map[string][]byte{"PK.auth": []byte("owner")},
 		Seed:  tree(t, map[string]string{"index.json": "{}"}),
 		Index: store.FromBytes([]byte("release")), Release: 3, Epoch: epoch,
 	}
@@ -170,6 +171,7 @@ func TestWriteDiskRefuses(t *testing.T) {
 		},
 		"no verity":     func(d *Disk) { d.OS.Verity.Raw.Digest = store.FromBytes([]byte("elsewhere")) },
 		"no loader":     func(d *Disk) { d.Loader.Digest = store.FromBytes([]byte("elsewhere")) },
+		"no guard":      func(d *Disk) { d.Guard = store.Content{} },
 		"bad root hash": func(d *Disk) { d.OS.RootHash = "12" },
 	} {
 		d := fakeDisk(t, s)

@@ -82,6 +82,7 @@ func (b builder) compose(o image.OS, boot bootParts, images []bundles.Image, pro
 			{Title: "root.verity", MediaType: bundles.MediaVerity, Content: o.Verity.Packed, Raw: o.Verity.Raw},
 			{Title: "uki.efi", MediaType: bundles.MediaUEFI, Content: boot.uki},
 			{Title: "systemd-bootx64.efi", MediaType: bundles.MediaUEFI, Content: boot.loader},
+			{Title: "guard.efi", MediaType: bundles.MediaUEFI, Content: boot.guard},
 		},
 		Images: images,
 	}

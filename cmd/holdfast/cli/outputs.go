@@ -120,7 +120,7 @@ func (b builder) writeBoth(ctx context.Context, base string, o image.OS, boot bo
 	}
 	raw, err = b.written("write disk", base+".raw", func(name string) error {
 		return image.WriteDisk(name, b.store, image.Disk{
-			OS: o, UKI: boot.uki, Loader: boot.loader, Seed: seed,
+			OS: o, UKI: boot.uki, Loader: boot.loader, Guard: boot.guard, Seed: seed,
 			Index: rel.Index.Digest, Release: b.in.site.Release, Epoch: b.lock.Epoch,
 		})
 	})

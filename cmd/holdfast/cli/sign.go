@@ -10,6 +10,7 @@ import (
 
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/image"
+	"holdfast.dev/holdfast/image/guard"
 	"holdfast.dev/holdfast/signing"
 	"holdfast.dev/holdfast/signing/authenticode"
 )
@@ -49,7 +50,7 @@ func (a *app) signingKeys(in inputs) (siteKeys, error) {
 
 // bootParts are the signed programs that firmware runs.
 type bootParts struct {
-	uki, loader store.Content
+	uki, loader, guard store.Content
 }
 
 // signBoot is the first pass: Authenticode over the programs that firmware
@@ -81,9 +82,14 @@ func (b builder) signBoot(plan image.Plan, o image.OS) (bootParts, error) {
 		}
 		return b.store.WriteBytes(signed)
 	}
+	plain, err := b.store.WriteBytes(guard.EFI())
+	if err != nil {
+		return bootParts{}, err
+	}
 	var p bootParts
-	var e1, e2 error
+	var e1, e2, e3 error
 	p.uki, e1 = sign("the unified kernel image", unsigned)
 	p.loader, e2 = sign("the boot loader", o.Loader)
-	return p, errors.Join(e1, e2)
+	p.guard, e3 = sign("the guard", plain)
+	return p, errors.Join(e1, e2, e3)
 }
