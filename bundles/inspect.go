@@ -13,6 +13,7 @@ import (
 type Summary struct {
 	Facts       Facts         `json:"facts"`
 	Index       store.Content `json:"index"`
+	Since       *Since        `json:"since,omitempty"` // of a difference
 	SignedBy    []Signer      `json:"signedBy"`
 	Development bool          `json:"development"` // a development key was counted
 	Parts       []PartSummary `json:"parts"`
@@ -42,6 +43,9 @@ type PartSummary struct {
 // Inspect summarizes a release.
 func Inspect(v *Verified) (Summary, error) {
 	s := Summary{Facts: v.Facts(), Index: v.Index()}
+	if since, ok := v.Since(); ok {
+		s.Since = &since
+	}
 	for _, k := range v.accepted.Keys {
 		s.SignedBy = append(s.SignedBy, Signer{k.ID, k.Name, k.Development})
 		s.Development = s.Development || k.Development

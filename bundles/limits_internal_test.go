@@ -66,7 +66,7 @@ func FuzzParseIndex(f *testing.F) {
 	f.Add([]byte(`{"schemaVersion":2,"manifests":[{"digest":"sha256:","size":1,"annotations":{"dev.holdfast.part":"os"}}]}`))
 	f.Fuzz(func(_ *testing.T, b []byte) {
 		_, _, _ = parseIndex(b)
-		_, _, _ = parseIndexJSON(b)
+		_, _, _, _ = parseIndexJSON(b)
 		for _, k := range []string{PartOS, PartImage} {
 			_, _, _ = parseManifest(part{kind: k}, b)
 		}

@@ -64,31 +64,41 @@ func (t Trust) admit(index []byte, d store.Digest, sigs []signing.Signature) (si
 // Open verifies a bundle as it streams: signatures and manifests are checked
 // before any large blob is read, every byte up to the end of r is accounted
 // for, and memory stays below 64 MiB. An error wraps ErrRefused unless r
-// itself failed or ctx ended. The blobs of what Open returns cannot be read
-// again; OpenAt's can.
+// itself failed or ctx ended, or it is a [DifferenceError]. The blobs of what
+// Open returns cannot be read again; OpenAt's can.
 func Open(ctx context.Context, r io.Reader, trust Trust, progress Progress) (*Verified, error) {
-	return open(ctx, r, 0, trust, progress)
+	return open(ctx, r, 0, trust, progress, nil)
 }
 
 // OpenAt is Open for a bundle of size bytes that can be read at any place. The
 // Verified keeps r to read blobs again, and checks them again as it does.
-func OpenAt(ctx context.Context, r io.ReaderAt, size int64, trust Trust, progress Progress) (*Verified, error) {
-	v, err := open(ctx, io.NewSectionReader(r, 0, size), size, trust, progress)
+//
+// A difference opens only with the release that it was made from, which must
+// be one of bases: releases of the node's layouts, or another bundle. Without
+// any, the error is a [DifferenceError], and the file itself is good; with the
+// wrong ones it also wraps ErrRefused.
+func OpenAt(ctx context.Context, r io.ReaderAt, size int64, trust Trust, progress Progress, bases ...*Verified) (*Verified, error) {
+	v, err := open(ctx, io.NewSectionReader(r, 0, size), size, trust, progress, bases)
 	if err != nil {
 		return nil, err
 	}
 	src := bundleSource{r, map[store.Digest]Blob{}}
 	for _, b := range v.blobs {
-		src.blobs[b.Digest] = b
+		if b.Offset >= 0 {
+			src.blobs[b.Digest] = b
+		}
 	}
 	v.source = src
+	if v.base != nil {
+		v.source = joined{src, v.base.source}
+	}
 	return v, nil
 }
 
-func open(ctx context.Context, r io.Reader, size int64, trust Trust, progress Progress) (*Verified, error) {
+func open(ctx context.Context, r io.Reader, size int64, trust Trust, progress Progress, bases []*Verified) (*Verified, error) {
 	ra := newReadAhead(ctx, r, size)
 	defer ra.close()
-	s := &stream{in: ra, total: size, progress: progress}
+	s := &stream{in: ra, total: size, progress: progress, difference: difference{bases: bases}}
 	v, err := s.release(trust)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open bundle: %w", err)
@@ -104,6 +114,8 @@ type stream struct {
 	total    int64
 	progress Progress
 	blobs    []Blob
+	ahead    []byte // taken, and put back
+	difference
 }
 
 func (s *stream) release(trust Trust) (*Verified, error) {
@@ -116,11 +128,20 @@ func (s *stream) release(trust Trust) (*Verified, error) {
 	}
 	var acc signing.Accepted
 	check := func(index []byte, sigs []signing.Signature) (err error) {
-		acc, err = trust.admit(index, sg.index.Digest, sigs)
-		return err
+		if acc, err = trust.admit(index, sg.index.Digest, sigs); err != nil {
+			return err
+		}
+		return s.findBase(index, sg.index)
 	}
-	c, err := walk(sg, check, s.blob)
+	read := s.blob
+	if s.since != nil {
+		read = s.blobOfDifference
+	}
+	c, err := walk(sg, check, read)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.nothingElse(); err != nil {
 		return nil, err
 	}
 	if err := s.zeros(2*block, "the end of the archive"); err != nil {
@@ -132,7 +153,11 @@ func (s *stream) release(trust Trust) (*Verified, error) {
 	case !errors.Is(err, io.EOF):
 		return nil, err
 	}
-	return &Verified{contents: c, signed: sg, accepted: acc, blobs: s.blobs}, nil
+	v := &Verified{contents: c, signed: sg, accepted: acc, blobs: s.blobs, base: s.base}
+	if s.since == nil {
+		return v, nil
+	}
+	return v, s.complete(v)
 }
 
 // index reads index.json. Its size is in no other place than its header; all
@@ -159,7 +184,7 @@ func (s *stream) index() (signed, error) {
 	if err != nil {
 		return signed{}, err
 	}
-	rels, sigs, err := parseIndexJSON(b)
+	rels, sigs, since, err := parseIndexJSON(b)
 	if err != nil {
 		return signed{}, s.fault(indexName, at, err)
 	}
@@ -167,7 +192,8 @@ func (s *stream) index() (signed, error) {
 		return signed{}, s.fault(indexName, at, fmt.Errorf("it names %d releases and %d signature manifests, want one of each", len(rels), len(sigs)))
 	}
 	sg := signed{rels[0], sigs[0]}
-	canon, err := indexJSON(sg)
+	s.since = since
+	canon, err := sinceJSON(sg, since)
 	if err != nil {
 		return signed{}, err
 	}
@@ -247,6 +273,11 @@ func (s *stream) file(name string, size int64, each func(b []byte, at int64) err
 // take reads the next n bytes, which must be few.
 func (s *stream) take(n int64, name string) ([]byte, error) {
 	out := make([]byte, 0, n)
+	if k := min(int64(len(s.ahead)), n); k > 0 {
+		out = append(out, s.ahead[:k]...)
+		s.ahead = s.ahead[k:]
+		s.off += k
+	}
 	for int64(len(out)) < n {
 		b, err := s.in.next(n - int64(len(out)))
 		if err != nil {

@@ -186,7 +186,10 @@ func readIndexJSON(dir string) (rels, sigs []store.Content, err error) {
 	if len(b) > maxIndex {
 		return nil, nil, refuse(fmt.Errorf("cannot read layout: %s is more than %d bytes", f.Name(), maxIndex))
 	}
-	rels, sigs, err = parseIndexJSON(b)
+	rels, sigs, since, err := parseIndexJSON(b)
+	if err == nil && since != nil {
+		err = errors.New("it is an unpacked difference\nhint: open the difference's file together with its base")
+	}
 	if err == nil && len(rels)+len(sigs) > 2*maxReleases {
 		err = fmt.Errorf("more than %d releases", maxReleases)
 	}

@@ -25,10 +25,11 @@ type Verified struct {
 	accepted signing.Accepted
 	blobs    []Blob // of a bundle
 	source   source
+	base     *Verified // of a difference
 }
 
 // Blob is a blob of a release and where its bytes begin in the bundle; -1 if
-// it came from a layout on disk.
+// it came from a layout on disk, or comes from the base of a difference.
 type Blob struct {
 	store.Content
 	Offset int64 `json:"offset"`
@@ -240,6 +241,25 @@ func (s bundleSource) open(c store.Content) ([]io.ReadCloser, error) {
 		return nil, nil
 	}
 	return []io.ReadCloser{io.NopCloser(io.NewSectionReader(s.r, b.Offset, b.Size))}, nil
+}
+
+// joined reads from a difference and from its base.
+type joined [2]source
+
+func (s joined) open(c store.Content) ([]io.ReadCloser, error) {
+	var rs []io.ReadCloser
+	var errs []error
+	for _, one := range s {
+		if one == nil {
+			continue
+		}
+		r, err := one.open(c)
+		rs, errs = append(rs, r...), append(errs, err)
+	}
+	if len(rs) > 0 {
+		return rs, nil
+	}
+	return nil, errors.Join(errs...)
 }
 
 // dirSource reads from OCI layouts on disk.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -29,7 +30,9 @@ type signed struct {
 }
 
 // indexJSON writes the layout's index.json.
-func indexJSON(rels ...signed) ([]byte, error) {
+func indexJSON(rels ...signed) ([]byte, error) { return marshalJSON(layoutIndex(rels)) }
+
+func layoutIndex(rels []signed) ocispec.Index {
 	ix := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex}
 	ix.SchemaVersion = 2
 	for _, r := range rels {
@@ -38,31 +41,41 @@ func indexJSON(rels ...signed) ([]byte, error) {
 		sd.Annotations = map[string]string{signing.KindAnnotation: signing.KindSigs}
 		ix.Manifests = append(ix.Manifests, rd, sd)
 	}
-	return marshalJSON(ix)
+	return ix
 }
 
 // parseIndexJSON reads an index.json: the releases and the signature manifests
-// it names. It is unsigned.
-func parseIndexJSON(b []byte) (rels, sigs []store.Content, err error) {
+// it names, and for a difference what it is from. It is unsigned.
+func parseIndexJSON(b []byte) (rels, sigs []store.Content, since *Since, err error) {
+	fail := func(err error) ([]store.Content, []store.Content, *Since, error) {
+		return nil, nil, nil, fmt.Errorf("cannot read index.json: %w", err)
+	}
 	var ix ocispec.Index
 	if err := decodeJSON(b, &ix); err != nil {
-		return nil, nil, fmt.Errorf("cannot read index.json: %w", err)
+		return fail(err)
 	}
 	for _, d := range ix.Manifests {
 		c, err := content(d)
 		if err != nil {
-			return nil, nil, fmt.Errorf("cannot read index.json: %w", err)
+			return fail(err)
 		}
-		switch d.Annotations[signing.KindAnnotation] {
-		case signing.KindImageIndex:
+		n, isSince := d.Annotations[annSince]
+		switch kind := d.Annotations[signing.KindAnnotation]; {
+		case kind == signing.KindImageIndex:
 			rels = append(rels, c)
-		case signing.KindSigs:
+		case kind == signing.KindSigs:
 			sigs = append(sigs, c)
+		case isSince && since == nil:
+			release, err := strconv.ParseUint(n, 10, 64)
+			if err != nil {
+				return fail(fmt.Errorf("%s is %q", annSince, n))
+			}
+			since = &Since{Release: release, Index: c}
 		default:
-			return nil, nil, fmt.Errorf("cannot read index.json: %s is neither a release nor its signatures", c.Digest)
+			return fail(fmt.Errorf("%s is neither a release nor its signatures", c.Digest))
 		}
 	}
-	return rels, sigs, nil
+	return rels, sigs, since, nil
 }
 
 // contents is a release with all its manifests read.
