@@ -59,10 +59,6 @@ func EFI() []byte {
 		// A block of base relocations with nothing to relocate: some firmware
 		// refuses programs without any.
 		{".reloc", []byte{0x00, 0x10, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0}, holdsData | discarded | readable},
-		// By this name and text systemd-boot knows its own kind and does not
-		// list it. Otherwise, if its configuration were lost, it would find
-		// BOOTX64.EFI and start the guard, which starts it, without end.
-		{".sdmagic", []byte("#### LoaderInfo: systemd-boot guard (holdfast) ####\x00"), holdsData | readable},
 	}
 	le := binary.LittleEndian
 	h := make([]byte, headersSize)
