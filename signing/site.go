@@ -16,10 +16,11 @@ type keyFile struct {
 }
 
 // GenerateSite makes a site's keys: DIR/keys/{release,PK,KEK,db}.key, private,
-// and DIR/trust/{release.pub,PK.crt,KEK.crt,db.crt,policy.json}. The policy
-// trusts the release key for zone official alone, as the other zones want two
-// signers. Either all files are written or none; if one is there already it is
-// an error wrapping os.ErrExist.
+// and DIR/trust/{release.pub,PK.crt,KEK.crt,db.crt,policy.json}, with PK.auth,
+// KEK.auth and db.auth, which put a machine under these keys. The policy trusts
+// the release key for zone official alone, as the other zones want two signers.
+// Either all files are written or none; if one is there already it is an error
+// wrapping os.ErrExist.
 func GenerateSite(dir, name string, random io.Reader, now time.Time, development bool) error {
 	files, err := siteFiles(name, random, now, development)
 	if err != nil {
@@ -79,6 +80,10 @@ func siteFiles(name string, random io.Reader, now time.Time, development bool) (
 		{"trust/release.pub", 0o644, []byte(k.PublicKey)},
 		{"trust/policy.json", 0o644, policy},
 	}
+	enrolment, err := EnrolmentFiles(sb, now)
+	if err != nil {
+		return nil, err
+	}
 	for _, b := range []struct {
 		name string
 		key  BootKey
@@ -89,7 +94,8 @@ func siteFiles(name string, random io.Reader, now time.Time, development bool) (
 		}
 		files = append(files,
 			keyFile{"keys/" + b.name + ".key", 0o600, priv},
-			keyFile{"trust/" + b.name + ".crt", 0o644, b.key.CertPEM()})
+			keyFile{"trust/" + b.name + ".crt", 0o644, b.key.CertPEM()},
+			keyFile{"trust/" + b.name + ".auth", 0o644, enrolment[b.name+".auth"]})
 	}
 	return files, nil
 }
