@@ -51,8 +51,8 @@ func fakeDisk(t *testing.T, s *store.Store) Disk {
 		},
 		UKI: put(t, s, "signed kernel"), Loader: put(t, s, "signed loader"), Guard: put(t, s, "signed guard"),
 		Enrolment: map[string][]byte{"PK.auth": []byte("owner")},
-		Seed:  tree(t, map[string]string{"index.json": "{}"}),
-		Index: store.FromBytes([]byte("release")), Release: 3, Epoch: epoch,
+		Seed:      tree(t, map[string]string{"index.json": "{}"}),
+		Index:     store.FromBytes([]byte("release")), Release: 3, Epoch: epoch,
 	}
 }
 
