@@ -74,6 +74,23 @@ func Verify(data, tree io.ReaderAt, size int64, rootHash [32]byte) error {
 	return nil
 }
 
+// DataSize is the number of bytes of data that the superblock of tree names. It
+// is to be trusted only once Verify has accepted it.
+func DataSize(tree io.ReaderAt) (int64, error) {
+	b := make([]byte, BlockSize)
+	if err := readFull(tree, b, 0); err != nil {
+		return 0, fmt.Errorf("cannot read verity superblock: %w", err)
+	}
+	if _, err := parse(b); err != nil {
+		return 0, fmt.Errorf("cannot read verity superblock: %w", err)
+	}
+	n := binary.LittleEndian.Uint64(b[72:])
+	if n == 0 || n > maxSize/BlockSize {
+		return 0, fmt.Errorf("cannot read verity superblock: %w: %d blocks of data", ErrMismatch, n)
+	}
+	return int64(n) * BlockSize, nil
+}
+
 func verify(data, tree io.ReaderAt, size int64, rootHash [32]byte) error {
 	stored := make([]byte, BlockSize)
 	if err := readFull(tree, stored, 0); err != nil {
