@@ -67,6 +67,9 @@ func TestReasons(t *testing.T) {
 	if r := podReason(&p); r != "pod web-0: not scheduled: no memory" {
 		t.Error(r)
 	}
+	if stoppedByReboot(&p) || !stoppedByReboot(&corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Terminated"}}) {
+		t.Error("a pod that went down with the machine is not told from others")
+	}
 	if r := failedChecks("[+]ping ok\n[-]etcd failed: reason withheld\n[-]poststarthook/x failed\n"); r != "etcd, poststarthook/x" {
 		t.Error(r)
 	}

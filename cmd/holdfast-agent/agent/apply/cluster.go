@@ -232,7 +232,7 @@ func (c *Cluster) firstUnreadyPod(ctx context.Context, namespace string, sel *me
 		if runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &p) != nil {
 			continue
 		}
-		if reason := podReason(&p); reason != "" {
+		if reason := podReason(&p); reason != "" && !stoppedByReboot(&p) {
 			return reason
 		}
 	}

@@ -103,6 +103,12 @@ func podReason(p *corev1.Pod) string {
 	return fmt.Sprintf("pod %s: %s", p.Name, p.Status.Phase)
 }
 
+// stoppedByReboot reports whether the kubelet ended p, or did not take it,
+// because the machine went down: others replace it, and it tells nothing.
+func stoppedByReboot(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodFailed && (p.Status.Reason == "Terminated" || p.Status.Reason == "NodeShutdown")
+}
+
 func withMessage(reason, message string) string {
 	// An image pull's message can be pages long.
 	const most = 300

@@ -33,6 +33,20 @@ const (
 // operator who could renew it. Kubeadm gives the CA ten years.
 const leafValidity = "43800h0m0s"
 
+// Before a reboot the kubelet stops pods first, then those that the cluster
+// stands on: systemd would stop all at once, and PostgreSQL with clients by
+// SIGKILL. Thirty seconds are what a pod has that asks for nothing else. The sum
+// must be within logind's InhibitDelayMaxSec in the image, as the kubelet would
+// raise that in a root that is read-only, and then not do its part at all.
+const (
+	shutdownPeriod         = "40s"
+	shutdownPeriodCritical = "10s" // of it
+)
+
+// Pods stopped by a reboot stay in the list as failed ones; the oldest beyond
+// this many are removed.
+const terminatedPods = "20"
+
 type m = map[string]any
 
 // Config is the file for `kubeadm init` on the only node of a site.
@@ -89,12 +103,15 @@ func clusterConfig(c node.Config, n node.Node) m {
 		"apiServer":           m{"certSANs": sans},
 		"etcd":                m{"local": m{"dataDir": "/var/lib/etcd"}},
 	}
+	manager := []m{{"name": "terminated-pod-gc-threshold", "value": terminatedPods}}
 	if servers(c) < 2 {
 		// Nobody else can lead. An election costs a node that starts again the
 		// dead leader's lease, and a slow one its controllers.
-		alone := m{"extraArgs": []m{{"name": "leader-elect", "value": "false"}}}
-		config["controllerManager"], config["scheduler"] = alone, alone
+		alone := m{"name": "leader-elect", "value": "false"}
+		manager = append(manager, alone)
+		config["scheduler"] = m{"extraArgs": []m{alone}}
 	}
+	config["controllerManager"] = m{"extraArgs": manager}
 	return config
 }
 
@@ -124,6 +141,9 @@ func kubeletConfig() m {
 		"maxParallelImagePulls": 4,
 		// The image's sysctl.d sets what the kubelet wants; a difference is a fault.
 		"protectKernelDefaults": true,
+
+		"shutdownGracePeriod":             shutdownPeriod,
+		"shutdownGracePeriodCriticalPods": shutdownPeriodCritical,
 	}
 }
 

@@ -6,7 +6,9 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -37,6 +39,35 @@ func TestConfigGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "config.yaml", b)
+}
+
+// The kubelet would write a longer delay into the root, which is read-only.
+func TestShutdownFitsLogind(t *testing.T) {
+	b, err := kubeadm.Config(node.Config{}, node.Node{Address: "10.0.2.15/24"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf, err := os.ReadFile("../../../../image/files/usr/lib/systemd/logind.conf.d/holdfast.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seconds := func(text []byte, form string) int {
+		m := regexp.MustCompile(form).FindSubmatch(text)
+		if m == nil {
+			t.Fatalf("no %s in:\n%s", form, text)
+		}
+		n, err := strconv.Atoi(string(m[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	period := seconds(b, `shutdownGracePeriod: (\d+)s`)
+	critical := seconds(b, `shutdownGracePeriodCriticalPods: (\d+)s`)
+	delay := seconds(conf, `(?m)^InhibitDelayMaxSec=(\d+)$`)
+	if period-critical < 20 || period > delay {
+		t.Errorf("pods have %d s, with the critical ones %d s; logind waits %d s", period-critical, period, delay)
+	}
 }
 
 func TestPatches(t *testing.T) {
