@@ -1,0 +1,256 @@
+package flash
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"holdfast.dev/holdfast/airgap/store"
+)
+
+const (
+	chunkSize = 256 << 10 // what is told apart as data or zeros, and compared
+	blockSize = 4 << 20   // what is read or written at once
+	edge      = 1 << 20   // what is wiped at both ends of a device
+	maxImage  = 1 << 40
+	minHole   = 4 // chunks of zeros that are worth a discard; fewer are written
+)
+
+// Image is an image file that was read once: the digest of the whole, and what
+// later readings of its chunks must give.
+type Image struct {
+	store.Content
+
+	path   string
+	head   []byte // the first edge bytes, which are written last
+	chunks []chunk
+}
+
+type chunk struct {
+	sum  [sha256.Size]byte
+	data bool // or zeros
+}
+
+// Report is called with the bytes done of total.
+type Report func(done, total int64)
+
+// ReadImage reads an image file, of which holes are known to be zeros. Whether
+// the image may be used is for the caller to decide, by its Digest and Size.
+func ReadImage(ctx context.Context, path string, report Report) (*Image, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read image: %w", err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read image: %w", err)
+	}
+	size := fi.Size()
+	if !fi.Mode().IsRegular() || size < edge || size%sectorSize != 0 || size > maxImage {
+		return nil, fmt.Errorf("cannot read image: %s is no disk image: %d bytes", path, size)
+	}
+	im := &Image{path: path, chunks: make([]chunk, (size+chunkSize-1)/chunkSize)}
+	im.Size = size
+	if err := im.read(ctx, f, report); err != nil {
+		return nil, fmt.Errorf("cannot read image %s: %w", path, err)
+	}
+	return im, nil
+}
+
+// read takes the whole's digest and those of the chunks from the same bytes in
+// memory, so that what is true of the whole is true of them.
+func (im *Image) read(ctx context.Context, f *os.File, report Report) error {
+	whole := sha256.New()
+	zeros := make([]byte, blockSize)
+	p := startReading(ctx, f, im.Size, im.blocks(f))
+	defer p.stop()
+	at := int64(0)
+	skip := func(to int64) {
+		for at < to {
+			n := min(to-at, blockSize)
+			whole.Write(zeros[:n])
+			at += n
+		}
+	}
+	for b := range p.full {
+		skip(b.at)
+		var g errgroup.Group
+		g.Go(func() error { im.addChunks(b.at, b.data); return nil })
+		whole.Write(b.data)
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		at = b.at + int64(len(b.data))
+		if b.at == 0 {
+			im.head = bytes.Clone(b.data[:edge])
+		}
+		p.free <- b.data
+		if report != nil {
+			report(at, im.Size)
+		}
+	}
+	if err := p.err(); err != nil {
+		return err
+	}
+	skip(im.Size)
+	im.Digest = store.SHA256(whole.Sum(nil))
+	return nil
+}
+
+func (im *Image) addChunks(at int64, data []byte) {
+	for i := at / chunkSize; len(data) > 0; i++ {
+		n := min(chunkSize, len(data))
+		if !isZero(data[:n]) {
+			im.chunks[i] = chunk{sha256.Sum256(data[:n]), true}
+		}
+		data = data[n:]
+	}
+}
+
+// blocks gives the blocks of the file that have data, one after the other. The
+// first is always among them: it holds the partition table.
+func (im *Image) blocks(f *os.File) func(yield func(span) bool) {
+	return func(yield func(span) bool) {
+		for at := int64(0); at < im.Size; {
+			if at > 0 {
+				next, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+				switch {
+				case errors.Is(err, unix.ENXIO):
+					return
+				case err == nil && next > at:
+					at = next / blockSize * blockSize
+				}
+				// A file system that knows no holes: everything is data.
+			}
+			n := min(blockSize, im.Size-at)
+			if !yield(span{at, n}) {
+				return
+			}
+			at += n
+		}
+	}
+}
+
+// span is a range of bytes.
+type span struct{ at, n int64 }
+
+// spans are the ranges of data and those of zeros, in order; neither has what
+// is written last. Zeros that are not worth a discard count as data.
+func (im *Image) spans() (data, zeros []span) {
+	n := int64(len(im.chunks))
+	end := func(i int64) int64 { return min(i*chunkSize, im.Size) }
+	for i := int64(edge / chunkSize); i < n; {
+		j := i
+		for j < n && !im.chunks[j].data {
+			j++
+		}
+		if j-i >= minHole {
+			zeros = append(zeros, span{i * chunkSize, end(j) - i*chunkSize})
+			i = j
+			continue
+		}
+		for ; j < n; j++ {
+			if run := im.zeroRun(j); run >= minHole {
+				break
+			}
+		}
+		data = append(data, span{i * chunkSize, end(j) - i*chunkSize})
+		i = j
+	}
+	return data, zeros
+}
+
+// zeroRun counts chunks of zeros from i on, up to minHole.
+func (im *Image) zeroRun(i int64) (n int64) {
+	for n < minHole && i+n < int64(len(im.chunks)) && !im.chunks[i+n].data {
+		n++
+	}
+	return n
+}
+
+// mismatch compares bytes that a device gave back for the image's at an offset,
+// chunk by chunk, and calls wrong for those that differ.
+func (im *Image) mismatch(at int64, data []byte, wrong func(at int64, data bool)) {
+	for i := at / chunkSize; len(data) > 0; i++ {
+		n := min(chunkSize, len(data))
+		c := im.chunks[i]
+		if c.data && sha256.Sum256(data[:n]) != c.sum || !c.data && !isZero(data[:n]) {
+			wrong(i*chunkSize, c.data)
+		}
+		data = data[n:]
+	}
+}
+
+// isZero compares with what is zero already, in the processor's widest steps.
+func isZero(b []byte) bool {
+	return len(b) == 0 || b[0] == 0 && bytes.Equal(b[1:], b[:len(b)-1])
+}
+
+// pipe is a reader that runs ahead by a block or two.
+type pipe struct {
+	full   chan block
+	free   chan []byte
+	failed error // set before full is closed
+	stop   context.CancelFunc
+}
+
+type block struct {
+	at   int64
+	data []byte
+}
+
+// err tells, after full was closed, why it was.
+func (p *pipe) err() error { return p.failed }
+
+// startReading reads spans, each at most blockSize, into aligned buffers. The
+// consumer takes blocks from full and gives their buffers back to free.
+func startReading(ctx context.Context, r io.ReaderAt, size int64, spans func(yield func(span) bool)) *pipe {
+	const buffers = 3
+	ctx, stop := context.WithCancel(ctx)
+	p := &pipe{full: make(chan block, buffers), free: make(chan []byte, buffers), stop: stop}
+	for range buffers {
+		p.free <- aligned(int(min(blockSize, size)))
+	}
+	go func() {
+		defer close(p.full)
+		for s := range spans {
+			var b []byte
+			select {
+			case b = <-p.free:
+			case <-ctx.Done():
+				p.failed = ctx.Err()
+				return
+			}
+			if p.failed = ctx.Err(); p.failed != nil {
+				return
+			}
+			b = b[:s.n]
+			if err := readFull(r, b, s.at); err != nil {
+				p.failed = err
+				return
+			}
+			p.full <- block{s.at, b}
+		}
+	}()
+	return p
+}
+
+// readFull reads all of b; an end before is an error.
+func readFull(r io.ReaderAt, b []byte, at int64) error {
+	n, err := r.ReadAt(b, at)
+	if n == len(b) {
+		return nil
+	}
+	if err == nil || err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("at offset %d: %w", at+int64(n), err)
+}
