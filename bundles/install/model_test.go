@@ -1,0 +1,575 @@
+package install
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"holdfast.dev/holdfast/airgap/store"
+)
+
+// The model: a machine with a loader, two slots, boot entries, a datastore and
+// update.json, and the real functions of this package on it. The test goes to
+// every state that can be reached by any order of events: updates, verdicts,
+// boots that fail, agents that are started again, and in each action a power
+// cut before it, a cut in the middle, an error without and with effect.
+
+const (
+	releases       = 3
+	absent   Tries = -9
+	half     int8  = -1 // of a datastore or a copy: torn
+	stale    int8  = -2 // of a copy: the engine ran on after it was made
+)
+
+// world is all that a power cut leaves, and what runs; it is a map key.
+type world struct {
+	step                Step
+	confirmed, from, to int8
+	slot, failed        int8
+	entries             [releases + 1]Tries
+	tmp                 [releases + 1]int8 // 1 whole, half torn
+	slots               [2]struct{ guid, data int8 }
+	datastore           int8 // the release that wrote it last
+	copies              [releases + 1]int8
+	imported            [releases + 1]bool
+	running             int8 // 0: off
+	mode                Mode
+	engine              bool
+}
+
+// roots gives each release its root; releases may share one.
+type roots [releases + 1]int8
+
+func (rs roots) ref(n int8) Ref { return refs[n][rs[n]] }
+
+var refs = func() (out [releases + 1][releases + 1]Ref) {
+	for n := 1; n <= releases; n++ {
+		for root := range out[n] {
+			out[n][root] = Ref{"demo", uint64(n), store.FromBytes([]byte{byte(n)}), strings.Repeat(fmt.Sprint(root), 64)}
+		}
+	}
+	return out
+}()
+
+func start() world {
+	w := world{step: Idle, confirmed: 1, slot: -1, datastore: 1}
+	for n := range w.entries {
+		w.entries[n] = absent
+	}
+	w.entries[1], w.imported[1] = Uncounted, true
+	w.slots[0].guid, w.slots[0].data = 1, 1
+	return w
+}
+
+func (w *world) count() (n int) {
+	for _, t := range w.entries {
+		if t != absent {
+			n++
+		}
+	}
+	return n
+}
+
+// whole reports whether release n's root can be opened: exactly one slot has
+// its identifiers, and its bytes.
+func (w *world) whole(rs roots, n int8) bool {
+	a, b := w.slots[0], w.slots[1]
+	return (a.guid == rs[n]) != (b.guid == rs[n]) && (a.guid == rs[n] && a.data == rs[n] || b.guid == rs[n] && b.data == rs[n])
+}
+
+func (w *world) off() { w.running, w.mode, w.engine = 0, "", false }
+
+// The fault of one run: at action number at.
+type fault struct {
+	at, kind int
+}
+
+const (
+	cutBefore = iota
+	failBefore
+	failAfter
+	torn // and torn+1, …: the action's own ways
+)
+
+type (
+	cut       struct{}
+	violation string
+)
+
+var errInjected = errors.New("injected")
+
+// machine is a world with the actions over it.
+type machine struct {
+	w     *world
+	rs    roots
+	f     fault
+	n     int
+	hit   bool // the fault was reached
+	tears int  // ways to tear the action of the fault
+}
+
+func (m *machine) fail(format string, args ...any) { panic(violation(fmt.Sprintf(format, args...))) }
+
+// do is one action: what it does, and the ways in which a cut tears it.
+func (m *machine) do(effect func(), tears ...func()) error {
+	if m.w.running == 0 {
+		m.fail("an action after the reboot")
+	}
+	mine := m.n == m.f.at
+	m.n++
+	if !mine {
+		effect()
+		return nil
+	}
+	m.hit, m.tears = true, len(tears)
+	switch {
+	case m.f.kind == cutBefore:
+		panic(cut{})
+	case m.f.kind == failBefore:
+		return errInjected
+	case m.f.kind == failAfter:
+		effect()
+		return errInjected
+	case m.f.kind-torn < len(tears):
+		tears[m.f.kind-torn]()
+		panic(cut{})
+	}
+	panic(cut{})
+}
+
+func (m *machine) num(r Ref) int8 { return int8(r.Release) }
+
+func (m *machine) actions() Actions {
+	w := m.w
+	set := func(p *int8, v int8) func() { return func() { *p = v } }
+	a := Actions{
+		Now:    func() time.Time { return time.Time{} },
+		Record: func(Event) error { return nil },
+		Load: func() (State, error) {
+			s := State{Version: 1, Step: w.step, Confirmed: m.rs.ref(w.confirmed), From: m.rs.ref(w.from), To: m.rs.ref(w.to)}
+			if w.slot >= 0 {
+				s.Slot = fmt.Sprint(w.slot)
+			}
+			s.Failed.Release = m.rs.ref(w.failed)
+			return s, nil
+		},
+		Save: func(s State) error {
+			if m.f == calm {
+				if err := s.check(); err != nil {
+					m.fail("a state that cannot be read: %v", err)
+				}
+			}
+			return m.do(func() {
+				w.step, w.confirmed, w.from, w.to, w.failed = s.Step, m.num(s.Confirmed), m.num(s.From), m.num(s.To), m.num(s.Failed.Release)
+				w.slot = -1
+				if s.Slot != "" {
+					w.slot = int8(s.Slot[0] - '0')
+				}
+			})
+		},
+		Import: func(_ context.Context, to Ref) error {
+			return m.do(func() { w.imported[to.Release] = true })
+		},
+	}
+	m.bootActions(&a)
+	a.IdleSlot = func(_ context.Context, running Ref) (string, error) {
+		i := 0
+		if w.slots[0].guid == m.rs[running.Release] {
+			i = 1
+		}
+		if w.slots[i].guid == m.rs[running.Release] {
+			m.fail("both slots are the running one")
+		}
+		return fmt.Sprint(i), m.do(func() {})
+	}
+	a.Fill = func(_ context.Context, slot string, to Ref) error {
+		p := &w.slots[slot[0]-'0']
+		if p.guid == m.rs[w.running] {
+			m.fail("the running slot is written")
+		}
+		for n, t := range w.entries {
+			if t != absent && m.rs[n] == p.guid {
+				m.fail("the slot of release %d is written while it has an entry", n)
+			}
+		}
+		return m.do(set(&p.data, m.rs[to.Release]), set(&p.data, 0))
+	}
+	a.SetTable = func(_ context.Context, slot string, to Ref) error {
+		return m.do(set(&w.slots[slot[0]-'0'].guid, m.rs[to.Release])) // the other copy of the table mends it
+	}
+	a.Check = func(_ context.Context, r Ref) error {
+		if !w.whole(m.rs, m.num(r)) {
+			return errors.New("not whole")
+		}
+		return m.do(func() {})
+	}
+	m.engineActions(&a)
+	return a
+}
+
+func (m *machine) bootActions(a *Actions) {
+	w := m.w
+	a.Entries = func(context.Context) (map[uint64]Tries, error) {
+		out := map[uint64]Tries{}
+		for n, t := range w.entries {
+			if t != absent {
+				out[uint64(n)] = t
+			}
+		}
+		return out, m.do(func() {})
+	}
+	a.SetTries = func(_ context.Context, n uint64, t Tries) error {
+		if w.count() < 2 {
+			m.fail("the only entry, of release %d, is renamed", n)
+		}
+		if w.entries[n] == absent {
+			return m.do(func() {}) // lost before: the rename finds nothing
+		}
+		return m.do(func() { w.entries[n] = t }, func() { w.entries[n] = absent }, func() { w.entries[n] = t })
+	}
+	a.RemoveEntry = func(_ context.Context, n uint64) error {
+		if int8(n) == w.running {
+			m.fail("the running release's entry is removed")
+		}
+		return m.do(func() { w.entries[n], w.tmp[n] = absent, 0 }, func() { w.entries[n] = absent }, func() { w.tmp[n] = 0 })
+	}
+	a.WriteEntry = func(_ context.Context, r Ref) error {
+		if !w.imported[r.Release] {
+			m.fail("the UKI of %d is not in the store", r.Release)
+		}
+		return m.do(func() { w.tmp[r.Release] = 1 }, func() { w.tmp[r.Release] = half })
+	}
+	a.Arm = func(_ context.Context, n uint64) error {
+		if w.tmp[n] != 1 || !w.whole(m.rs, int8(n)) {
+			m.fail("release %d is armed, and cannot boot", n)
+		}
+		return m.do(func() { w.entries[n], w.tmp[n] = FullTries, 0 },
+			func() { w.tmp[n] = 0 }, // torn: under neither name, or both
+			func() { w.entries[n] = FullTries })
+	}
+	a.Clean = func(context.Context) error {
+		if w.step != Idle {
+			m.fail("cleaned at %s", w.step)
+		}
+		all := func() { w.tmp, w.copies = [releases + 1]int8{}, [releases + 1]int8{} }
+		return m.do(all, func() { w.copies = [releases + 1]int8{} })
+	}
+	a.Reboot = func(context.Context) error { return m.do(w.off) }
+}
+
+func (m *machine) engineActions(a *Actions) {
+	w := m.w
+	stopped := func() {
+		if w.engine {
+			m.fail("the datastore is touched while the engine runs")
+		}
+	}
+	a.StopEngine = func(context.Context) error { return m.do(func() { w.engine = false }) }
+	a.StartEngine = func(context.Context) error { return m.do(m.startEngine) }
+	a.CopyDatastore = func(_ context.Context, from uint64) error {
+		stopped()
+		return m.do(func() { w.copies[from] = w.datastore }, func() { w.copies[from] = half })
+	}
+	a.RestoreDatastore = func(_ context.Context, from uint64) error {
+		stopped()
+		if w.copies[from] <= 0 {
+			m.fail("a datastore is restored from no whole copy: %d", w.copies[from])
+		}
+		return m.do(func() { w.datastore = w.copies[from] }, func() { w.datastore = half })
+	}
+}
+
+// startEngine is where it shows whether the datastore is the release's.
+func (m *machine) startEngine() {
+	w := m.w
+	w.engine = true
+	switch d, r := w.datastore, w.running; {
+	case d == half:
+		m.fail("the engine starts on half a datastore")
+	case w.mode == OnTrial:
+		if d != r && (d > r || w.copies[w.from] != d) {
+			m.fail("trial of %d on the datastore of %d, with copy %d", r, d, w.copies[w.from])
+		}
+		w.datastore = r
+	case d > r && d != w.confirmed:
+		m.fail("release %d starts on the datastore of %d (%s)", r, d, w.mode)
+	case d < r:
+		m.fail("release %d starts without a trial on the datastore of %d", r, d)
+	}
+	if w.mode != OnTrial {
+		for n, c := range w.copies {
+			if c != 0 {
+				w.copies[n] = stale
+			}
+		}
+	}
+}
+
+// choose is the loader: the highest release with tries left. It counts down.
+func (w *world) choose() (n int8, counted bool) {
+	for i := releases; i > 0 && n == 0; i-- {
+		if t := w.entries[i]; t != absent && t != 0 {
+			n = int8(i)
+		}
+	}
+	return n, n > 0 && w.entries[n] != Uncounted
+}
+
+// op is something that the agent does.
+type op struct {
+	name string
+	run  func(ctx context.Context, m *machine) error
+}
+
+func boot(ctx context.Context, m *machine) error {
+	w, a := m.w, m.actions()
+	before := w.engine
+	mode, err := AtBoot(ctx, a, m.rs.ref(w.running))
+	if err != nil {
+		w.mode = ""
+		return err
+	}
+	if (mode == Rebooting) != (w.running == 0) {
+		m.fail("mode %s, running %d", mode, w.running)
+	}
+	if w.running == 0 {
+		return nil
+	}
+	w.mode = mode
+	if (mode == OnTrial) != (w.step == Trial) || mode != OnTrial && w.step != Idle {
+		m.fail("mode %s at %s", mode, w.step)
+	}
+	if mode == Normal && w.confirmed != w.running || mode == Fallback && w.confirmed <= w.running {
+		m.fail("mode %s of %d, %d is confirmed", mode, w.running, w.confirmed)
+	}
+	if !before {
+		m.startEngine()
+	}
+	return nil
+}
+
+// ready reports whether the agent would apply: its engine runs, and no verdict
+// is being written. That Apply itself refuses in a trial is tried all the same.
+func (m *machine) ready() bool {
+	return m.w.step != Idle || m.w.engine && m.w.mode != OnTrial
+}
+
+func apply1(n int8) op {
+	return op{fmt.Sprintf("apply %d", n), func(ctx context.Context, m *machine) error {
+		if !m.ready() {
+			return nil
+		}
+		return Apply(ctx, m.actions(), m.rs.ref(m.w.running), m.rs.ref(n))
+	}}
+}
+
+var (
+	bootOp    = op{"boot", boot}
+	confirmOp = op{"confirm", func(ctx context.Context, m *machine) error {
+		err := Confirm(ctx, m.actions(), m.rs.ref(m.w.running))
+		if err == nil && m.w.mode == OnTrial {
+			m.w.mode = Normal
+		}
+		return err
+	}}
+	failOp = op{"fail", func(ctx context.Context, m *machine) error {
+		return Fail(ctx, m.actions(), m.rs.ref(m.w.running), "bad")
+	}}
+	abandonOp = op{"abandon", func(ctx context.Context, m *machine) error {
+		return Abandon(ctx, m.actions(), m.rs.ref(m.w.running), "bored")
+	}}
+	cancelOp = op{"apply 3, cancelled", func(_ context.Context, m *machine) error {
+		if !m.ready() {
+			return nil
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		a := m.actions()
+		fill := a.WriteEntry
+		a.WriteEntry = func(ctx context.Context, r Ref) error { cancel(); return fill(ctx, r) }
+		return Apply(ctx, a, m.rs.ref(m.w.running), m.rs.ref(3))
+	}}
+)
+
+// try runs an operation on a copy of w with one fault.
+func try(w world, rs roots, o op, f fault) (out world, m *machine, err error, broken string) {
+	m = &machine{w: &w, rs: rs, f: f}
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case cut:
+			w.off()
+		case violation:
+			broken = string(r)
+		default:
+			panic(r)
+		}
+		out = w
+	}()
+	err = o.run(context.Background(), m)
+	return
+}
+
+var calm = fault{at: -1}
+
+// after is every world that one event leads to.
+func after(t *testing.T, w world, rs roots, each func(world)) {
+	all := func(w world, o op) {
+		_, m, _, broken := try(w, rs, o, calm)
+		if broken != "" {
+			t.Fatalf("%s: %s\n%+v", o.name, broken, w)
+		}
+		for at := -1; at < m.n+8; at++ {
+			reached := at == -1
+			for kind := 0; kind < torn || reached && kind < 16; kind++ {
+				next, m, _, broken := try(w, rs, o, fault{at, kind})
+				if broken != "" {
+					t.Fatalf("%s, fault %d of kind %d: %s\nbefore %+v\nafter  %+v", o.name, at, kind, broken, w, next)
+				}
+				if next.confirmed < w.confirmed {
+					t.Fatalf("%s: confirmed sank\n%+v", o.name, next)
+				}
+				reached = m.hit && kind+1 < torn+m.tears
+				if at == -1 || m.hit {
+					each(next)
+				}
+				if at == -1 || !m.hit {
+					break
+				}
+			}
+		}
+	}
+	if w.running == 0 {
+		n, counted := w.choose()
+		if n == 0 || !w.whole(rs, n) {
+			t.Fatalf("it does not boot: the loader takes %d\n%+v", n, w)
+		}
+		if counted {
+			if w.count() < 2 {
+				t.Fatalf("the loader renames the only entry\n%+v", w)
+			}
+			lost := w
+			lost.entries[n] = absent // a cut tears the loader's rename
+			each(lost)
+			w.entries[n]--
+		}
+		each(w) // it hangs or crashes, and the watchdog resets it
+		w.running = n
+		all(w, bootOp)
+		return
+	}
+	gone := w
+	gone.off()
+	each(gone)
+	all(w, bootOp) // the agent is started again
+	if w.mode == "" {
+		return
+	}
+	for _, o := range []op{apply1(1), apply1(2), apply1(3), cancelOp, confirmOp, failOp, abandonOp} {
+		all(w, o)
+	}
+}
+
+// settled goes on without faults until the node is idle, with that verdict.
+func settled(t *testing.T, w world, rs roots, healthy bool) world {
+	first := w
+	for range 60 {
+		o := bootOp
+		switch {
+		case w.running == 0:
+			n, counted := w.choose()
+			if counted {
+				w.entries[n]--
+			}
+			w.running = n
+		case w.mode == OnTrial && (healthy && w.step != Failing || w.step == Idle):
+			o = confirmOp
+		case w.mode == OnTrial:
+			o = failOp
+		case w.mode != "" && w.step == Idle && w.engine:
+			return w
+		}
+		next, _, err, broken := try(w, rs, o, calm)
+		if err != nil || broken != "" {
+			t.Fatalf("%s, calmly: %v %s\n%+v\nfrom %+v", o.name, err, broken, w, first)
+		}
+		w = next
+	}
+	t.Fatalf("it never settles\n%+v\nfrom %+v", w, first)
+	return w
+}
+
+// repeatable checks that from w the node ends whole, and takes an update then.
+func repeatable(t *testing.T, w world, rs roots, rested map[world]bool) {
+	for _, healthy := range []bool{true, false} {
+		w := settled(t, w, rs, healthy)
+		// A reboot is a rest too.
+		w.off()
+		w = settled(t, w, rs, healthy)
+		if w.mode != Normal && w.mode != Fallback || w.entries[w.running] == absent || w.from != 0 || w.to != 0 ||
+			w.tmp != [releases + 1]int8{} || w.copies != [releases + 1]int8{} {
+			t.Fatalf("it did not end whole\n%+v", w)
+		}
+		if rested[w] {
+			continue
+		}
+		rested[w] = true
+		for next := w.confirmed; next <= releases; next++ {
+			if next == w.running {
+				continue
+			}
+			u, _, err, broken := try(w, rs, apply1(next), calm)
+			if err != nil || broken != "" || u.running != 0 {
+				t.Fatalf("no update to %d: %v %s\n%+v", next, err, broken, w)
+			}
+			good, bad := settled(t, u, rs, true), settled(t, u, rs, false)
+			if good.running != next || good.confirmed != next || good.datastore != next || good.mode != Normal {
+				t.Fatalf("update to %d ended in\n%+v", next, good)
+			}
+			if bad.running != w.running || bad.confirmed != w.confirmed || bad.datastore != w.datastore || bad.mode != Returned || bad.failed != next {
+				t.Fatalf("bad update to %d ended in\n%+v", next, bad)
+			}
+		}
+	}
+}
+
+func TestModel(t *testing.T) {
+	for _, rs := range []roots{{0, 1, 2, 3}, {0, 1, 1, 2}, {0, 1, 2, 2}, {0, 1, 2, 1}, {0, 1, 1, 1}} {
+		seen, rested := map[world]bool{}, map[world]bool{}
+		var todo []world
+		moves := 0
+		add := func(w world) {
+			moves++
+			if !seen[w] {
+				seen[w] = true
+				todo = append(todo, w)
+			}
+		}
+		add(start())
+		modes := map[Mode]int{}
+		met := map[Step]int{}
+		for len(todo) > 0 {
+			w := todo[len(todo)-1]
+			todo = todo[:len(todo)-1]
+			modes[w.mode]++
+			met[w.step]++
+			after(t, w, rs, add)
+			repeatable(t, w, rs, rested)
+		}
+		for _, m := range []Mode{Normal, OnTrial, Returned, Fallback} {
+			if modes[m] == 0 {
+				t.Errorf("mode %s was never met", m)
+			}
+		}
+		for _, s := range steps {
+			if met[s] == 0 && !(slices.Contains([]Step{Writing, Table}, s) && rs == roots{0, 1, 1, 1}) {
+				t.Errorf("step %s was never met", s)
+			}
+		}
+		t.Logf("roots %v: %d states, %d events", rs[1:], len(seen), moves)
+	}
+}
