@@ -19,48 +19,69 @@ import (
 func (a *app) bundleCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "bundle",
-		Short:   "Verify and look into releases that were packed for carrying",
+		Short:   "Verify, look into and make differences of releases packed for carrying",
 		Example: "  holdfast bundle verify out/mysite-1.bundle",
 	}
-	var policy, zone string
-	var min uint64
-	flags := func(c *cobra.Command) *cobra.Command {
-		c.Flags().StringVar(&policy, "trust", "", "the trust policy (default: trust/policy.json of the site)")
-		c.Flags().StringVar(&zone, "zone", "", "the zone that the release must be for (default: the site's)")
-		c.Flags().Uint64Var(&min, "min-release", 0, "refuse a lower release number")
-		return c
-	}
-	c.AddCommand(flags(&cobra.Command{
+	c.AddCommand(a.bundleVerifyCmd(), a.bundleInspectCmd(), a.bundleCreateCmd(), a.bundleDiffCmd())
+	return c
+}
+
+func (a *app) bundleVerifyCmd() *cobra.Command {
+	var f bundleFlags
+	var base string
+	c := f.add(&cobra.Command{
 		Use:   "verify FILE",
 		Short: "Check every byte of a bundle, or of a raw image with its signed statement",
 		Long: `Reads the file once and checks signatures, digests, form and order: a bundle in
-which any byte was changed, added or left out is refused (exit code 3). A file that
-ends in .raw is checked against FILE.sig, the statement signed with its release.`,
-		Example: "  holdfast bundle verify out/mysite-1.bundle\n  holdfast bundle verify --trust policy.json --zone official stick/mysite-1.raw",
+which any byte was changed, added or left out is refused (exit code 3). Of a
+difference, says what must come from its base; with --base verifies both as a whole.
+A file that ends in .raw is checked against FILE.sig, the statement signed with its
+release.`,
+		Example: "  holdfast bundle verify out/mysite-1.bundle\n  holdfast bundle verify --base mysite-1.bundle mysite-2-since-1.bundle\n  holdfast bundle verify --trust policy.json --zone official stick/mysite-1.raw",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			trust, err := a.trust(policy, zone, min)
+			trust, err := a.trust(f.policy, f.zone, f.min)
 			if err != nil {
 				return err
 			}
 			if strings.HasSuffix(args[0], ".raw") {
 				return a.verifyImage(args[0], trust)
 			}
-			return a.openBundle(c.Context(), args[0], trust, a.showVerified)
+			if base != "" {
+				return a.withBundles(c.Context(), trust, base, args[0], true, func(v, _ *bundles.Verified) error { return a.showVerified(args[0], v) })
+			}
+			err = a.openBundle(c.Context(), args[0], trust, nil, a.showVerified)
+			var d *bundles.DifferenceError
+			if errors.As(err, &d) {
+				return a.showDifference(args[0], d)
+			}
+			return err
 		},
-	}), flags(&cobra.Command{
+	})
+	c.Flags().StringVar(&base, "base", "", "the bundle that FILE is a difference from")
+	return c
+}
+
+func (a *app) bundleInspectCmd() *cobra.Command {
+	var f bundleFlags
+	var base string
+	c := f.add(&cobra.Command{
 		Use:     "inspect FILE",
 		Short:   "Verify a bundle and list its parts",
 		Example: "  holdfast bundle inspect --json out/mysite-1.bundle",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			trust, err := a.trust(policy, zone, min)
+			trust, err := a.trust(f.policy, f.zone, f.min)
 			if err != nil {
 				return err
 			}
-			return a.openBundle(c.Context(), args[0], trust, a.inspect)
+			if base != "" {
+				return a.withBundles(c.Context(), trust, base, args[0], true, func(v, _ *bundles.Verified) error { return a.inspect(args[0], v) })
+			}
+			return a.openBundle(c.Context(), args[0], trust, nil, a.inspect)
 		},
-	}))
+	})
+	c.Flags().StringVar(&base, "base", "", "the bundle that FILE is a difference from")
 	return c
 }
 
@@ -91,8 +112,8 @@ func (a *app) trust(policy, zone string, min uint64) (bundles.Trust, error) {
 }
 
 // openBundle verifies the bundle and hands it to use, while its file is open:
-// the parts are read from there.
-func (a *app) openBundle(ctx context.Context, name string, trust bundles.Trust, use func(string, *bundles.Verified) error) error {
+// the parts are read from there. A difference needs its base among bases.
+func (a *app) openBundle(ctx context.Context, name string, trust bundles.Trust, bases []*bundles.Verified, use func(string, *bundles.Verified) error) error {
 	f, err := os.Open(name)
 	if err != nil {
 		return fmt.Errorf("cannot read bundle: %w", err)
@@ -103,7 +124,7 @@ func (a *app) openBundle(ctx context.Context, name string, trust bundles.Trust, 
 		return fmt.Errorf("cannot read bundle: %w", err)
 	}
 	report := a.progress("verify")
-	v, err := bundles.OpenAt(ctx, f, fi.Size(), trust, func(done, _ int64) { report(done, fi.Size(), filepath.Base(name)) })
+	v, err := bundles.OpenAt(ctx, f, fi.Size(), trust, func(done, _ int64) { report(done, fi.Size(), filepath.Base(name)) }, bases...)
 	if err != nil {
 		return fmt.Errorf("cannot verify %s: %w", name, err)
 	}
@@ -119,10 +140,17 @@ func (a *app) showVerified(name string, v *bundles.Verified) error {
 		development = development || k.Development
 	}
 	if a.json {
-		a.event(map[string]any{"event": "verified", "file": name, "facts": f, "index": v.Index(), "signedBy": by, "development": development})
+		e := map[string]any{"event": "verified", "file": name, "facts": f, "index": v.Index(), "signedBy": by, "development": development, "whole": true}
+		if since, ok := v.Since(); ok {
+			e["since"] = since
+		}
+		a.event(e)
 		return nil
 	}
 	a.printf("verified: %s\n  release %d of %s for zone %s, %s\n  signed by %s\n", name, f.Release, f.Name, f.Zone, v.Index().Digest, strings.Join(by, ", "))
+	if since, ok := v.Since(); ok {
+		a.printf("  a difference from %s, verified with it\n", since)
+	}
 	if development {
 		a.printf("  a development key was counted: not for use outside zone official\n")
 	}
