@@ -116,6 +116,10 @@ func signVariable(v Variable, data []byte, at time.Time, cert *x509.Certificate,
 	if err != nil {
 		return nil, err
 	}
+	return marshalUpdate(when, data, cert, sig)
+}
+
+func marshalUpdate(when, data []byte, cert *x509.Certificate, sig []byte) ([]byte, error) {
 	sha := pkix.AlgorithmIdentifier{Algorithm: oidSHA256, Parameters: asn1.NullRawValue}
 	sd := detachedData{
 		Version:      1,
@@ -149,7 +153,8 @@ func signVariable(v Variable, data []byte, at time.Time, cert *x509.Certificate,
 }
 
 // VerifyVariable returns the data of an update of v that cert's key signed,
-// and its time. Its error about anything else wraps ErrUntrusted.
+// and its time. Its error about anything else wraps ErrUntrusted, about one in
+// a form other than SignVariable's too: firmware differs in what it takes.
 func VerifyVariable(v Variable, update []byte, cert *x509.Certificate) (data []byte, at time.Time, err error) {
 	data, at, err = verifyVariable(v, update, cert)
 	if err != nil {
@@ -166,8 +171,8 @@ func verifyVariable(v Variable, update []byte, cert *x509.Certificate) ([]byte, 
 	}
 	when, auth := update[:timeSize], update[timeSize:]
 	size := int64(le.Uint32(auth))
-	if size < authHeader || size > int64(len(auth)) || le.Uint16(auth[4:]) != revision2 || le.Uint16(auth[6:]) != typeEFIGUID || string(auth[8:authHeader]) != guidPKCS7 {
-		return nil, none, errors.New("its header is not that of a signed update")
+	if size < authHeader || size > int64(len(auth)) {
+		return nil, none, fmt.Errorf("a signature of %d bytes in %d", size, len(auth))
 	}
 	at := time.Date(int(le.Uint16(when)), time.Month(when[2]), int(when[3]), int(when[4]), int(when[5]), int(when[6]), 0, time.UTC)
 	if again, err := efiTime(at); err != nil || !bytes.Equal(again, when) {
@@ -177,8 +182,8 @@ func verifyVariable(v Variable, update []byte, cert *x509.Certificate) ([]byte, 
 	if err := unmarshal(auth[authHeader:size], &sd); err != nil {
 		return nil, none, fmt.Errorf("signature: %w", err)
 	}
-	if !sd.Content.Type.Equal(oidData) || len(sd.Signers) != 1 || len(sd.Signers[0].Attributes.FullBytes) != 0 || !sd.Signers[0].DigestAlgorithm.Algorithm.Equal(oidSHA256) {
-		return nil, none, errors.New("signature of another kind")
+	if len(sd.Signers) != 1 {
+		return nil, none, fmt.Errorf("%d signers", len(sd.Signers))
 	}
 	pub, ok := cert.PublicKey.(*rsa.PublicKey)
 	if !ok || pub.N.BitLen() < minKeyBits {
@@ -192,8 +197,8 @@ func verifyVariable(v Variable, update []byte, cert *x509.Certificate) ([]byte, 
 	if err := rsa.VerifyPKCS1v15(pub, crypto.SHA256, sum[:], sd.Signers[0].Signature); err != nil {
 		return nil, none, fmt.Errorf("signature by %q: %w", cert.Subject, err)
 	}
-	if s := sd.Signers[0].Signer; !bytes.Equal(s.Issuer.FullBytes, cert.RawIssuer) || s.Serial == nil || s.Serial.Cmp(cert.SerialNumber) != 0 {
-		return nil, none, fmt.Errorf("it does not name the certificate %q", cert.Subject)
+	if again, err := marshalUpdate(when, data, cert, sd.Signers[0].Signature); err != nil || !bytes.Equal(again, update) {
+		return nil, none, errors.New("it is not in the form that firmware wants")
 	}
 	return data, at, nil
 }
