@@ -46,6 +46,31 @@ official.`,
 		},
 	}
 	gen.Flags().BoolVar(&development, "development", false, "mark the keys as for development only")
-	c.AddCommand(gen)
+	c.AddCommand(gen, a.enrolmentCmd())
 	return c
+}
+
+func (a *app) enrolmentCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "enrolment",
+		Short: "Make the files that put a machine under the site's Secure Boot keys",
+		Long: `Writes trust/PK.auth, trust/KEK.auth and trust/db.auth from the certificates in
+trust/, signed by keys/PK.key and keys/KEK.key. "keys generate" does so already:
+this is for a changed certificate, for sites made before, and for certificates of
+others in trust/db.d/*.crt, whose programs (such as option ROMs) machines are to
+run as well. See docs/secure-boot.md.`,
+		Example: "  holdfast keys enrolment",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if err := signing.WriteEnrolment(a.dir, a.Now()); err != nil {
+				return err
+			}
+			if a.json {
+				a.event(map[string]any{"event": "keys", "public": "trust/"})
+			} else {
+				a.printf("enrolment files: trust/PK.auth, trust/KEK.auth, trust/db.auth\n")
+			}
+			return nil
+		},
+	}
 }
