@@ -89,7 +89,7 @@ func OpenAt(ctx context.Context, r io.ReaderAt, size int64, trust Trust, progres
 		}
 	}
 	v.source = src
-	if v.base != nil {
+	if v.base != nil && v.base.source != nil {
 		v.source = joined{src, v.base.source}
 	}
 	return v, nil

@@ -243,16 +243,13 @@ func (s bundleSource) open(c store.Content) ([]io.ReadCloser, error) {
 	return []io.ReadCloser{io.NopCloser(io.NewSectionReader(s.r, b.Offset, b.Size))}, nil
 }
 
-// joined reads from a difference and from its base.
-type joined [2]source
+// joined reads from several sources, such as a difference and its base.
+type joined []source
 
 func (s joined) open(c store.Content) ([]io.ReadCloser, error) {
 	var rs []io.ReadCloser
 	var errs []error
 	for _, one := range s {
-		if one == nil {
-			continue
-		}
 		r, err := one.open(c)
 		rs, errs = append(rs, r...), append(errs, err)
 	}

@@ -33,7 +33,7 @@ type signed struct {
 func indexJSON(rels ...signed) ([]byte, error) { return marshalJSON(layoutIndex(rels)) }
 
 func layoutIndex(rels []signed) ocispec.Index {
-	ix := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex}
+	ix := ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{}}
 	ix.SchemaVersion = 2
 	for _, r := range rels {
 		rd, sd := descriptor(ocispec.MediaTypeImageIndex, r.index), descriptor(ocispec.MediaTypeImageManifest, r.sigs)
