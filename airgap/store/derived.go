@@ -12,7 +12,11 @@ import (
 // caller checks the blobs that v names.
 func (s *Store) Recall(key Digest, v any) bool {
 	b, err := os.ReadFile(s.derivedPath(key))
-	return err == nil && json.Unmarshal(b, v) == nil
+	if err != nil || json.Unmarshal(b, v) != nil {
+		return false
+	}
+	used(s.derivedPath(key))
+	return true
 }
 
 // Remember keeps v, the result of a computation over key's inputs.

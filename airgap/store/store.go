@@ -57,7 +57,8 @@ type Content struct {
 // Store is a directory of blobs.
 type Store struct {
 	dir    string
-	Rehash bool // read every blob before its use, whatever the record says
+	lock   *os.File // while it is worked in; see Enter
+	Rehash bool     // read every blob before its use, whatever the record says
 }
 
 // Open makes dir if it is not there.
@@ -133,6 +134,7 @@ func (s *Store) Check(c Content) error {
 	if !s.Rehash && now.Size == c.Size {
 		var r record
 		if b, err := os.ReadFile(s.recordPath(c.Digest)); err == nil && json.Unmarshal(b, &r) == nil && r == now {
+			used(s.recordPath(c.Digest))
 			return nil
 		}
 	}
