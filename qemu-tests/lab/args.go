@@ -9,7 +9,7 @@ import (
 )
 
 // arguments is QEMU's command line; it names files relative to the directory.
-func arguments(s state, firmware string, bios bool) []string {
+func arguments(s state, sticks []stick, firmware string, bios bool) []string {
 	machine := "q35"
 	var args []string
 	add := func(a ...string) { args = append(args, a...) }
@@ -35,10 +35,15 @@ func arguments(s state, firmware string, bios bool) []string {
 		"-uuid", uuid(s.Serial, s.MAC),
 		"-smbios", "type=1,manufacturer=holdfast,product=lab,serial="+commas(s.Serial))
 	// A flush reaches this host's page cache and not its disk: killing QEMU
-	// loses nothing, and whoever tests power cuts needs another backend anyway.
-	add("-blockdev", "driver=qcow2,node-name=disk,discard=unmap,cache.no-flush=on,file.driver=file,file.filename=disk.qcow2,file.discard=unmap,file.cache.no-flush=on",
-		"-object", "iothread,id=io",
-		"-device", "virtio-blk-pci,drive=disk,iothread=io,serial=holdfast-lab")
+	// loses nothing, and whoever tests power cuts gives another disk.
+	disk, onError := "driver=qcow2,node-name=disk,discard=unmap,cache.no-flush=on,file.driver=file,file.filename=disk.qcow2,file.discard=unmap,file.cache.no-flush=on", ""
+	if s.Disk != "" {
+		// A guest whose disk lost its power must not live on to notice it.
+		disk, onError = "driver=nbd,node-name=disk,discard=unmap,server.type=unix,server.path="+commas(s.Disk), ",werror=stop,rerror=stop"
+	}
+	add("-blockdev", disk, "-object", "iothread,id=io",
+		// First to boot from, whatever stick is plugged in.
+		"-device", "virtio-blk-pci,drive=disk,iothread=io,bootindex=0,serial=holdfast-lab"+onError)
 	// restrict: no way out, not even to this host; only the forwards lead in.
 	netdev := "user,id=net,restrict=on"
 	for _, h := range slices.Sorted(maps.Keys(s.Forward)) {
@@ -53,6 +58,12 @@ func arguments(s state, firmware string, bios bool) []string {
 		"-chardev", "socket,id=lab,path=lab.sock,server=on,wait=off",
 		"-device", "virtserialport,chardev=lab,name=dev.holdfast.lab",
 		"-qmp", "unix:qmp.sock,server=on,wait=off")
+	// Behind all others, which so keep their places on the bus.
+	add("-device", "virtio-scsi-pci,id="+stickBus)
+	for _, k := range sticks {
+		add("-blockdev", "driver=raw,node-name="+k.node()+",read-only=on,file.driver=file,file.filename="+commas(k.Image),
+			"-device", "scsi-hd,bus="+stickBus+".0,drive="+k.node()+",id="+k.node()+",serial="+k.Serial)
+	}
 	return args
 }
 

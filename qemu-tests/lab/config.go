@@ -18,15 +18,16 @@ import (
 	"unicode"
 )
 
-// Config says which machine to run. Only Dir and Image must be given.
+// Config says which machine to run. Dir must be given, and Image or Disk.
 type Config struct {
 	Dir        string      // its state
 	Image      string      // the release's image, raw or qcow2; only read
+	Disk       string      // unix socket of an NBD server to boot from, instead of a disk made over Image
 	Serial     string      // SMBIOS serial number; default "holdfast-lab"
 	MAC        string      // default 52:54:00:12:34:56
 	CPUs       int         // default 2
 	MemoryMiB  int         // default 4096
-	DiskGiB    int         // default 24
+	DiskGiB    int         // default 24; of the disk made over Image
 	Forward    map[int]int // port of 127.0.0.1 to port of the guest; its 6443 always has one
 	SecureBoot bool        // firmware that lets only signed code boot
 	Accel      string      // "kvm" or "tcg"; default: what Probe answers
@@ -42,7 +43,8 @@ const apiPort = 6443 // of the Kubernetes API in the guest
 // state is config.json: what the directory's disk was made from and how the
 // machine was started.
 type state struct {
-	Image     imageID     `json:"image"`
+	Image     imageID     `json:"image,omitzero"`
+	Disk      string      `json:"disk,omitempty"` // the socket, as QEMU is given it
 	Accel     Accel       `json:"accel"`
 	Serial    string      `json:"serial"`
 	MAC       string      `json:"mac"`
@@ -87,6 +89,9 @@ func (c Config) check() error {
 	}
 	if c.Dir == "" {
 		bad("no directory given")
+	}
+	if c.Disk != "" && c.Image != "" {
+		bad("both an image and a disk given\nhint: the disk's server has the image")
 	}
 	if mac, err := net.ParseMAC(c.MAC); err != nil || len(mac) != 6 || mac[0]&1 != 0 {
 		bad("%q is no MAC address of a network card", c.MAC)
@@ -178,6 +183,36 @@ func identifyImage(name string) (imageID, error) {
 		return imageID{}, fmt.Errorf("cannot find the image %q: %w\nhint: build the release first (holdfast build), or name another image", name, err)
 	}
 	return imageID{abs, fi.Size(), fi.ModTime().UnixNano()}, nil
+}
+
+// maxSocket is the length of a unix socket's address without its final NUL.
+const maxSocket = 107
+
+// findDisk checks that the socket is there and returns its name as QEMU, which
+// runs in dir, is given it.
+func findDisk(dir, socket string) (string, error) {
+	abs, err := filepath.Abs(socket)
+	if err != nil {
+		return "", err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return "", err
+	}
+	fi, err := os.Stat(abs)
+	if err == nil && fi.Mode().Type() != os.ModeSocket {
+		err = errors.New("not a socket")
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot find the disk %q: %w\nhint: its server must listen before the lab starts", socket, err)
+	}
+	name := abs
+	if rel, err := filepath.Rel(dir, abs); err == nil && filepath.IsLocal(rel) {
+		name = rel
+	}
+	if len(name) > maxSocket {
+		return "", fmt.Errorf("cannot use the disk %q: its path has more than %d bytes\nhint: put the socket into the lab's directory", socket, maxSocket)
+	}
+	return name, nil
 }
 
 // checkImage returns the image's format, if it fits a disk of gib.

@@ -79,6 +79,9 @@ func (vm *VM) Expect(ctx context.Context, text string, timeout time.Duration) er
 	return err
 }
 
+// SkipConsole makes the next Expect look only at what comes from now on.
+func (vm *VM) SkipConsole() { vm.offset = sizeOf(vm.path("console.log")) }
+
 // ExpectRegexp is Expect of a pattern; it returns the match and its groups.
 func (vm *VM) ExpectRegexp(ctx context.Context, re *regexp.Regexp, timeout time.Duration) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)

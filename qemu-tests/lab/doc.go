@@ -4,7 +4,8 @@
 // Everything a machine has lies below one directory:
 //
 //	config.json   what it was started with
-//	disk.qcow2    overlay over the release's image
+//	disk.qcow2    overlay over the release's image; none when a server has the disk
+//	sticks.json   what is plugged in: serial numbers and image files
 //	vars.fd       the firmware's variables
 //	qemu.pid      pid, start time and boot id of the running QEMU
 //	qemu.log      what QEMU itself said

@@ -26,13 +26,18 @@ func dial(ctx context.Context, dir, name string) (net.Conn, error) {
 // qmp runs one command on QEMU's control socket and decodes its return value
 // into result, unless that is nil. Protocol: QEMU, docs/interop/qmp-spec.
 func qmp(ctx context.Context, dir, command string, result any) error {
-	if err := qmpRun(ctx, dir, command, result); err != nil {
+	return qmpWith(ctx, dir, command, map[string]any{}, result)
+}
+
+// qmpWith is qmp of a command with arguments.
+func qmpWith(ctx context.Context, dir, command string, arguments map[string]any, result any) error {
+	if err := qmpRun(ctx, dir, command, arguments, result); err != nil {
 		return fmt.Errorf("cannot run %s in the machine: %w", command, err)
 	}
 	return nil
 }
 
-func qmpRun(ctx context.Context, dir, command string, result any) error {
+func qmpRun(ctx context.Context, dir, command string, arguments map[string]any, result any) error {
 	c, err := dial(ctx, dir, "qmp.sock")
 	if err != nil {
 		return err
@@ -50,8 +55,13 @@ func qmpRun(ctx context.Context, dir, command string, result any) error {
 	if m.QMP == nil {
 		return errors.New("the socket does not speak QMP")
 	}
-	for _, name := range []string{"qmp_capabilities", command} {
-		if _, err := fmt.Fprintf(c, "{\"execute\":%q}\n", name); err != nil {
+	type execute struct {
+		Execute   string         `json:"execute"`
+		Arguments map[string]any `json:"arguments,omitempty"`
+	}
+	enc := json.NewEncoder(c)
+	for _, run := range []execute{{Execute: "qmp_capabilities"}, {command, arguments}} {
+		if err := enc.Encode(run); err != nil {
 			return errors.Join(ctx.Err(), err)
 		}
 		m.Return, m.Error = nil, nil

@@ -1,8 +1,15 @@
 package lab
 
-import "time"
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+)
 
-// Status is what the agent on the node says about it.
+// Status is what the agent on the node says about it. An agent may be newer
+// than this: as JSON, a Status that was read is all that the agent said.
 type Status struct {
 	Phase      string      `json:"phase"`
 	Node       Node        `json:"node"`
@@ -12,6 +19,97 @@ type Status struct {
 	Since      time.Time   `json:"since"`  // when the phase began
 	Faults     []string    `json:"faults"` // what keeps the node from being healthy
 	Timings    []Timing    `json:"timings"`
+
+	raw   json.RawMessage
+	Other []Field `json:"-"` // what it says beside, in its order
+}
+
+// Field is something that the agent says and this package knows nothing of.
+type Field struct{ Name, Text string }
+
+// known are the fields of Status, which people are shown in another way.
+var known = map[string]bool{
+	"phase": true, "node": true, "release": true, "engine": true,
+	"components": true, "since": true, "faults": true, "timings": true,
+}
+
+// UnmarshalJSON keeps what it does not know.
+func (s *Status) UnmarshalJSON(b []byte) error {
+	type plain Status // without these methods
+	var p plain
+	if err := json.Unmarshal(b, &p); err != nil {
+		return err
+	}
+	fields, err := fieldsOf(b)
+	if err != nil {
+		return err
+	}
+	for _, f := range fields {
+		if !known[f.name] {
+			p.Other = append(p.Other, Field{f.name, text(f.value)})
+		}
+	}
+	p.raw = bytes.Clone(b)
+	*s = Status(p)
+	return nil
+}
+
+// MarshalJSON gives what the agent said, if s came from it.
+func (s Status) MarshalJSON() ([]byte, error) {
+	if s.raw != nil {
+		return s.raw, nil
+	}
+	type plain Status
+	return json.Marshal(plain(s))
+}
+
+type field struct {
+	name  string
+	value json.RawMessage
+}
+
+// fieldsOf are those of a JSON object, in order; of anything else, none.
+func fieldsOf(b []byte) ([]field, error) {
+	d := json.NewDecoder(bytes.NewReader(b))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return nil, err
+	}
+	var all []field
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return nil, err
+		}
+		var v json.RawMessage
+		if err := d.Decode(&v); err != nil {
+			return nil, err
+		}
+		all = append(all, field{fmt.Sprint(name), v})
+	}
+	return all, nil
+}
+
+// text writes a value for people, on one line: "step trial, from 1, to 2".
+func text(v json.RawMessage) string {
+	fields, err := fieldsOf(v)
+	var parts []string
+	for _, f := range fields {
+		if t := text(f.value); t != "" {
+			parts = append(parts, f.name+" "+t)
+		}
+	}
+	if len(fields) > 0 && err == nil {
+		return strings.Join(parts, ", ")
+	}
+	var s string
+	if json.Unmarshal(v, &s) == nil { // null too
+		return strings.Join(strings.Fields(s), " ")
+	}
+	var c bytes.Buffer
+	if json.Compact(&c, v) != nil {
+		return ""
+	}
+	return c.String()
 }
 
 // The two phases that a node stays in unless something changes.

@@ -46,14 +46,18 @@ func Up(ctx context.Context, c Config, log *slog.Logger) (*VM, error) {
 		return nil, fmt.Errorf("%w: pid %d in %s\nhint: holdfast lab down ends it", ErrRunning, p.PID, c.Dir)
 	}
 	before, err := readState(c.Dir)
-	if err == nil && !c.Fresh && isFile(filepath.Join(c.Dir, "disk.qcow2")) && before.Image != h.image {
+	if err == nil && !c.Fresh && c.Disk == "" && isFile(filepath.Join(c.Dir, "disk.qcow2")) && before.Image != h.image {
 		return nil, fmt.Errorf("cannot boot the lab's disk again: it was made over another image than %s is now\nhint: start afresh (--fresh); that discards the disk", c.Image)
 	}
-	s := state{Image: h.image, Accel: h.accel, Serial: c.Serial, MAC: c.MAC, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, DiskGiB: c.DiskGiB, Secure: c.SecureBoot}
+	s := state{Image: h.image, Disk: h.disk, Accel: h.accel, Serial: c.Serial, MAC: c.MAC, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, DiskGiB: c.DiskGiB, Secure: c.SecureBoot}
 	if s.Forward, err = withAPI(c.Forward, before.Forward); err != nil {
 		return nil, err
 	}
 	if err := files(ctx, c, h); err != nil {
+		return nil, err
+	}
+	plugged, err := sticks(c.Dir)
+	if err != nil {
 		return nil, err
 	}
 	if err := writeJSON(filepath.Join(c.Dir, "config.json"), s); err != nil {
@@ -61,7 +65,7 @@ func Up(ctx context.Context, c Config, log *slog.Logger) (*VM, error) {
 	}
 	log.Info("starting the lab", "dir", c.Dir, "accel", s.Accel.Name, "reason", s.Accel.Reason)
 	vm := &VM{dir: c.Dir, state: s, offset: sizeOf(filepath.Join(c.Dir, "console.log"))}
-	if err := vm.start(ctx, h.qemu, append(arguments(s, h.code, c.bios), c.QEMUArgs...)); err != nil {
+	if err := vm.start(ctx, h.qemu, append(arguments(s, plugged, h.code, c.bios), c.QEMUArgs...)); err != nil {
 		return nil, err
 	}
 	return vm, nil
@@ -71,6 +75,7 @@ func Up(ctx context.Context, c Config, log *slog.Logger) (*VM, error) {
 type found struct {
 	qemu, qemuImg, code, vars string
 	image                     imageID
+	disk                      string // socket
 	format                    string // of the image
 	accel                     Accel
 }
@@ -88,7 +93,9 @@ func prepare(ctx context.Context, c Config) (found, error) {
 	if !c.bios {
 		h.code, h.vars, errs[3] = c.Host.ovmf(c.SecureBoot)
 	}
-	if h.image, errs[4] = identifyImage(c.Image); errs[4] == nil {
+	if c.Disk != "" {
+		h.disk, errs[4] = findDisk(c.Dir, c.Disk)
+	} else if h.image, errs[4] = identifyImage(c.Image); errs[4] == nil {
 		h.format, errs[4] = checkImage(h.image.Path, c.DiskGiB)
 	}
 	if err := errors.Join(errs[:]...); err != nil {
@@ -107,7 +114,7 @@ func files(ctx context.Context, c Config, h found) error {
 		if err != nil {
 			return err
 		}
-		for _, n := range []string{"disk.qcow2", "vars.fd", "console.log"} {
+		for _, n := range []string{"disk.qcow2", "vars.fd", "console.log", "sticks.json"} {
 			stale = append(stale, filepath.Join(c.Dir, n))
 		}
 		for _, n := range stale {
@@ -121,7 +128,7 @@ func files(ctx context.Context, c Config, h found) error {
 			return err
 		}
 	}
-	if !isFile(filepath.Join(c.Dir, "disk.qcow2")) {
+	if c.Disk == "" && !isFile(filepath.Join(c.Dir, "disk.qcow2")) {
 		if err := makeDisk(ctx, h.qemuImg, c.Dir, h.image.Path, h.format, c.DiskGiB); err != nil {
 			return err
 		}

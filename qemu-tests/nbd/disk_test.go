@@ -241,7 +241,7 @@ func TestReplay(t *testing.T) {
 	if err := rep.To(7); err != nil || !bytes.Equal(contents(t, rep.State(KeepAll)), prefixes[7]) {
 		t.Error("stepping back:", err)
 	}
-	if rep.State(5).Key(0, testSize) != rep.State(5).Key(0, testSize) {
+	if a, b := rep.State(5), rep.State(5); a.Key(0, testSize) != b.Key(0, testSize) {
 		t.Error("one state has two keys")
 	}
 	if err := rep.To(n + 1); err == nil {
