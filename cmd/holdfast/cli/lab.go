@@ -123,6 +123,9 @@ func (a *app) showStatus(s lab.Status, vm *lab.VM) error {
 	for _, f := range s.Faults {
 		a.printf("fault: %s\n", f)
 	}
+	for _, f := range s.Other {
+		a.printf("%s: %s\n", f.Name, f.Text)
+	}
 	a.printf("%-24s %8s\n", "STEP OF THE START", "SECONDS")
 	for _, t := range s.Timings {
 		a.printf("%-24s %8.1f\n", t.Step, t.Seconds)
