@@ -41,6 +41,8 @@ func TestMain(m *testing.M) {
 //	spoilstore SITE PACKAGE        changes a byte of a package in the store
 //	jsonlines                      wants one JSON object in each line of the last output
 //	smalldisk DIR SIZE             mounts a small disk, where the condition [mount] holds
+//	loop VARIABLE FILE SIZE        makes a disk, where the condition [loop] holds
+//	flashuntil STEP SITE IMAGE DISK  flashes until a step begins
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -50,6 +52,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "mirror": mirrorCmd, "site": siteCmd, "bundle": bundleCmd, "statement": statementCmd,
 			"flip": flip, "shorten": shorten, "extra": extra, "spoilstore": spoilStore, "jsonlines": jsonLines, "smalldisk": smallDisk,
+			"loop": loopCmd, "flashuntil": flashUntil,
 		},
 	})
 }
@@ -233,8 +236,12 @@ func smallDisk(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Defer(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 }
 
-// condition knows "mount": whether this process can mount a small disk.
+// condition knows "mount", whether this process can mount a small disk, and
+// "loop".
 func condition(name string) (bool, error) {
+	if name == "loop" {
+		return canLoop(), nil
+	}
 	if name != "mount" {
 		return false, fmt.Errorf("no condition %q", name)
 	}

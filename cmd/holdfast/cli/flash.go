@@ -104,6 +104,9 @@ interrupted does not boot, and the same command again is the remedy.
 
 // flash is the job: statement, device, image, consent, write, receipt.
 func (a *app) flash(ctx context.Context, name, path string, f flashFlags) error {
+	if in, ok := a.Stdin.(*os.File); !f.yes && (!ok || !term.IsTerminal(int(in.Fd()))) {
+		return errUsage{fmt.Errorf("nobody is at a terminal to confirm that %s will be erased\nhint: --yes confirms, best with --serial", path)}
+	}
 	trust, err := a.trust(f.policy, f.zone, f.min)
 	if err != nil {
 		return err
@@ -221,10 +224,6 @@ func (a *app) consent(ctx context.Context, d flash.Device, path string, st signi
 	if yes {
 		return nil
 	}
-	in, ok := a.Stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return errUsage{fmt.Errorf("nobody is at a terminal to confirm that %s will be erased\nhint: --yes confirms, best with --serial", d.Path)}
-	}
 	name, word := d.Serial, "serial"
 	if name == "" {
 		name, word = path, "path"
@@ -233,7 +232,7 @@ func (a *app) consent(ctx context.Context, d flash.Device, path string, st signi
 		d, size(d.Size), d.Content, st.Release, st.Name, word, name)
 	answer := make(chan string, 1)
 	go func() {
-		line, err := bufio.NewReader(io.LimitReader(in, 4096)).ReadString('\n')
+		line, err := bufio.NewReader(io.LimitReader(a.Stdin, 4096)).ReadString('\n')
 		if err != nil {
 			line = ""
 		}
