@@ -116,6 +116,10 @@ func assemble(ctx context.Context, p Plan, in Inputs) (OS, error) {
 	if err != nil {
 		return OS{}, err
 	}
+	ucode, err := takeMicrocode(t, p.Epoch)
+	if err != nil {
+		return OS{}, err
+	}
 	if err := errors.Join(applyFixups(t, p.Epoch), addOurs(t, p, in)); err != nil {
 		return OS{}, err
 	}
@@ -127,6 +131,7 @@ func assemble(ctx context.Context, p Plan, in Inputs) (OS, error) {
 	if err != nil {
 		return OS{}, err
 	}
+	ird = append(ucode, ird...)
 	progress("root", 0, 1)
 	if err := writeRoot(t, p, in.Store, &out); err != nil {
 		return OS{}, err

@@ -60,8 +60,12 @@ func Packages(site overlays.Site) (want []string, exclude []deb.Exclude, err err
 		return nil, nil, fmt.Errorf("cannot plan the OS: no kernel %q", site.OS.Kernel)
 	}
 	want = append(append(want, basePackages...), kernel)
-	want = append(want, site.OS.Packages...)
 	exclude = append(exclude, baseExcludes...)
+	if site.OS.Kernel == "generic" {
+		want = append(want, hardwarePackages...)
+		exclude = append(exclude, hardwareExcludes...)
+	}
+	want = append(want, site.OS.Packages...)
 	for _, e := range site.OS.Exclude {
 		exclude = append(exclude, deb.Exclude{Name: e.Name, Reason: e.Reason})
 	}

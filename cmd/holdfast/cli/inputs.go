@@ -127,7 +127,7 @@ func (in *inputs) ask(dir string, recipes []gobuild.Recipe, origins map[string]s
 	}
 	in.request = airgap.Request{
 		Suite:    in.site.OS.Suite,
-		Sections: []string{"main"},
+		Sections: image.Sections(in.site),
 		Sets:     []airgap.Want{{Name: image.OSSet, Packages: want, Exclude: exclude}},
 	}
 	used := map[string]bool{}

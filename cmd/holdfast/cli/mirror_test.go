@@ -32,7 +32,8 @@ type fakeDeb struct {
 	version, postinst string
 	newer             string // a version that is there as well, "" for none
 	depends           []string
-	padding           int // bytes of data that the package holds
+	section           string // of the archive; "" is main
+	padding           int    // bytes of data that the package holds
 	spoilt            bool
 }
 
@@ -108,6 +109,9 @@ func newMirror() (*mirror, error) {
 		return nil, err
 	}
 	set(want, exclude)
+	if err := m.addHardware(want); err != nil {
+		return nil, err
+	}
 	all, err := catalog.Load()
 	if err != nil {
 		return nil, err
@@ -121,7 +125,7 @@ func newMirror() (*mirror, error) {
 			set(im.Source.Debs, exclude)
 		}
 	}
-	index, err := deb.ParsePackages(bytes.NewReader(m.packages(true)), "debian", "amd64")
+	index, err := deb.ParsePackages(bytes.NewReader(m.packages("")), "debian", "amd64")
 	if err != nil {
 		return nil, err
 	}
@@ -137,6 +141,33 @@ func newMirror() (*mirror, error) {
 	}
 	m.total = len(chosen)
 	return m, m.up("127.0.0.1:0")
+}
+
+// addHardware puts in what a site asks for that runs on hardware, besides
+// cloud; its firmware is in another part of the archive.
+func (m *mirror) addHardware(cloud []string) error {
+	want, exclude, err := image.Packages(overlays.Site{OS: overlays.OS{Suite: "trixie", Kernel: "generic"}})
+	if err != nil {
+		return err
+	}
+	for _, n := range want {
+		switch {
+		case slices.Contains(cloud, n):
+		case strings.HasPrefix(n, "linux-image-"):
+			m.debs[n] = fakeDeb{version: "1.0"}
+		default:
+			m.debs[n] = fakeDeb{version: "1.0", section: "non-free-firmware"}
+		}
+	}
+	for _, e := range exclude {
+		if _, ok := m.debs[e.Name]; !ok {
+			m.debs[e.Name] = fakeDeb{version: "1.0"}
+			d := m.debs["intel-microcode"]
+			d.depends = append(d.depends, e.Name)
+			m.debs["intel-microcode"] = d
+		}
+	}
+	return nil
 }
 
 func (m *mirror) up(addr string) error {
@@ -186,10 +217,13 @@ func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if rest, ok := strings.CutPrefix(name, "dists/"); ok {
 		suite, file, _ := strings.Cut(rest, "/")
-		index := m.packages(archive == "debian" && suite == "trixie")
+		main, firmware := []byte("\n"), []byte("\n")
+		if archive == "debian" && suite == "trixie" { // which has them all
+			main, firmware = m.packages(""), m.packages("non-free-firmware")
+		}
 		switch file {
 		case "InRelease":
-			b, err := m.inRelease(suite, index)
+			b, err := m.inRelease(suite, main, firmware)
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusInternalServerError)
 				return
@@ -197,7 +231,10 @@ func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			reply(b)
 			return
 		case "main/binary-amd64/Packages":
-			reply(index)
+			reply(main)
+			return
+		case "non-free-firmware/binary-amd64/Packages":
+			reply(firmware)
 			return
 		}
 	}
@@ -217,14 +254,14 @@ func (m *mirror) hang(w http.ResponseWriter, r *http.Request, b []byte) {
 	}
 }
 
-// packages is the index; all packages are in the suite trixie.
-func (m *mirror) packages(all bool) []byte {
+// packages is the index of a section of the suite trixie.
+func (m *mirror) packages(section string) []byte {
 	var b []byte
-	if !all {
-		return []byte("\n")
-	}
 	for _, n := range slices.Sorted(maps.Keys(m.debs)) {
 		d := m.debs[n]
+		if d.section != section {
+			continue
+		}
 		for _, v := range []string{d.version, d.newer} {
 			if v == "" {
 				continue
@@ -242,15 +279,16 @@ func (m *mirror) packages(all bool) []byte {
 	return b
 }
 
-func (m *mirror) inRelease(suite string, index []byte) ([]byte, error) {
+func (m *mirror) inRelease(suite string, main, firmware []byte) ([]byte, error) {
 	var b bytes.Buffer
 	w, err := clearsign.Encode(&b, m.key.PrivateKey, pgpConfig())
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now().UTC()
-	fmt.Fprintf(w, "Suite: stable\nCodename: %s\nDate: %s\nValid-Until: %s\nComponents: main\nArchitectures: amd64\nSHA256:\n %s %d main/binary-amd64/Packages\n",
-		suite, now.Add(-time.Hour).Format(time.RFC1123), now.Add(m.validFor).Format(time.RFC1123), store.FromBytes(index).Hex(), len(index))
+	fmt.Fprintf(w, "Suite: stable\nCodename: %s\nDate: %s\nValid-Until: %s\nComponents: main non-free-firmware\nArchitectures: amd64\nSHA256:\n %s %d main/binary-amd64/Packages\n %s %d non-free-firmware/binary-amd64/Packages\n",
+		suite, now.Add(-time.Hour).Format(time.RFC1123), now.Add(m.validFor).Format(time.RFC1123),
+		store.FromBytes(main).Hex(), len(main), store.FromBytes(firmware).Hex(), len(firmware))
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
