@@ -191,6 +191,7 @@ func units(t *rootfs.Tree, mtime int64) error {
 	}
 	return errors.Join(
 		t.Symlink("../../../etc/systemd/system/var.mount", "usr/lib/systemd/system/local-fs.target.requires/var.mount", mtime),
+		t.Symlink("../holdfast-verdict.service", "usr/lib/systemd/system/boot-complete.target.requires/holdfast-verdict.service", mtime),
 		t.Symlink("dbus-broker.service", "usr/lib/systemd/system/dbus.service", mtime),
 		t.Symlink("multi-user.target", "usr/lib/systemd/system/default.target", mtime),
 		t.Symlink("/dev/null", "etc/systemd/system-generators/systemd-getty-generator", mtime),

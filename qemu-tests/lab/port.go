@@ -15,19 +15,29 @@ import (
 // the question is asked again.
 const tryFor = 5 * time.Second
 
-// errRefused is wrapped by errors that the agent itself answered with.
-var errRefused = errors.New("the agent refused")
+// ErrRefused is wrapped by errors that the agent itself answered with.
+var ErrRefused = errors.New("the agent refused")
+
+// question is one line to the agent. It may be sent more than once; what must
+// not be done twice carries a key.
+type question struct {
+	ID     int64  `json:"id"`
+	Op     string `json:"op"`
+	Key    string `json:"key,omitempty"`
+	DryRun bool   `json:"dryRun,omitempty"`
+}
 
 // ask puts a request to the agent and decodes the result, trying again on a
 // new connection until ctx ends or the agent has answered.
-func ask(ctx context.Context, dir, op string, result any) error {
+func ask(ctx context.Context, dir string, q question, result any) error {
+	op := q.Op
 	var last error
 	for {
-		err := askOnce(ctx, dir, op, result)
+		err := askOnce(ctx, dir, q, result)
 		if err == nil {
 			return nil
 		}
-		if errors.Is(err, errRefused) {
+		if errors.Is(err, ErrRefused) {
 			return fmt.Errorf("cannot ask the agent for %s: %w", op, err)
 		}
 		if ctx.Err() == nil || last == nil {
@@ -43,7 +53,7 @@ func ask(ctx context.Context, dir, op string, result any) error {
 
 // askOnce makes one connection. Lines that are no answer to this request are
 // skipped: they are late answers to a client that gave up.
-func askOnce(ctx context.Context, dir, op string, result any) error {
+func askOnce(ctx context.Context, dir string, q question, result any) error {
 	ctx, cancel := context.WithTimeout(ctx, tryFor)
 	defer cancel()
 	c, err := dial(ctx, dir, "lab.sock")
@@ -53,8 +63,13 @@ func askOnce(ctx context.Context, dir, op string, result any) error {
 	defer c.Close()
 	defer context.AfterFunc(ctx, func() { c.Close() })()
 	id := rand.Int64N(1 << 53) // kept exact by any JSON reader
+	q.ID = id
+	line, err := json.Marshal(q)
+	if err != nil {
+		return err
+	}
 	// The leading newline ends whatever a client before us left half-written.
-	if _, err := fmt.Fprintf(c, "\n{\"id\":%d,\"op\":%q}\n", id, op); err != nil {
+	if _, err := fmt.Fprintf(c, "\n%s\n", line); err != nil {
 		return err
 	}
 	sc := bufio.NewScanner(c)
@@ -70,13 +85,13 @@ func askOnce(ctx context.Context, dir, op string, result any) error {
 			continue
 		}
 		if a.Error != "" || !a.OK {
-			return fmt.Errorf("%w: %s", errRefused, a.Error)
+			return fmt.Errorf("%w: %s", ErrRefused, a.Error)
 		}
 		if result == nil {
 			return nil
 		}
 		if err := json.Unmarshal(a.Result, result); err != nil {
-			return fmt.Errorf("%w: its answer cannot be read: %w", errRefused, err)
+			return fmt.Errorf("%w: its answer cannot be read: %w", ErrRefused, err)
 		}
 		return nil
 	}

@@ -108,7 +108,7 @@ func TestAskSkipsForeignAnswersAndReconnects(t *testing.T) {
 		fmt.Fprintf(c, "{\"id\":%d,\"ok\":true,\"result\":%q}\n", id, op)
 	})
 	var got string
-	if err := ask(short(t), dir, "logs", &got); err != nil || got != "logs" || calls != 2 {
+	if err := ask(short(t), dir, question{Op: "logs"}, &got); err != nil || got != "logs" || calls != 2 {
 		t.Errorf("got %q, %v after %d calls", got, err, calls)
 	}
 }
@@ -118,7 +118,7 @@ func TestAskRefused(t *testing.T) {
 		id, _ := request(c)
 		fmt.Fprintf(c, "{\"id\":%d,\"error\":\"not in this zone\"}\n", id)
 	})
-	if err := ask(short(t), dir, "kubeconfig", nil); !errors.Is(err, errRefused) || !strings.Contains(err.Error(), "not in this zone") {
+	if err := ask(short(t), dir, question{Op: "kubeconfig"}, nil); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "not in this zone") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -126,7 +126,7 @@ func TestAskRefused(t *testing.T) {
 func TestAskNobody(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if err := ask(ctx, t.TempDir(), "status", nil); !errors.Is(err, context.DeadlineExceeded) {
+	if err := ask(ctx, t.TempDir(), question{Op: "status"}, nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -102,7 +102,7 @@ func (vm *VM) ask(ctx context.Context, op string, limit time.Duration, result an
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	return ask(ctx, vm.dir, op, result)
+	return ask(ctx, vm.dir, question{Op: op}, result)
 }
 
 // Status asks the agent for the node's status, until ctx ends or for half a
@@ -186,7 +186,7 @@ func (vm *VM) Down(ctx context.Context) error {
 	soft, cancel := context.WithTimeout(ctx, downGrace)
 	defer cancel()
 	first, cancelFirst := context.WithTimeout(soft, 3*time.Second)
-	err = ask(first, vm.dir, "poweroff", nil)
+	err = ask(first, vm.dir, question{Op: "poweroff"}, nil)
 	cancelFirst()
 	if err != nil {
 		err = qmp(soft, vm.dir, "system_powerdown", nil)
@@ -203,8 +203,9 @@ func (vm *VM) Down(ctx context.Context) error {
 	return vm.Kill()
 }
 
-// Kill ends QEMU at once, as by pulling the plug; what the guest wrote is in
-// the host's page cache and stays.
+// Kill ends QEMU at once, as by pulling the plug. What the guest wrote to
+// disk.qcow2 is in the host's page cache and stays; a disk that has a server
+// loses what its server makes it lose: cut that first.
 func (vm *VM) Kill() error {
 	p := readProcess(vm.dir)
 	if err := p.kill(); err != nil {

@@ -31,6 +31,11 @@ commands:
   serve            offer the images of verified releases on ` + listenAt + `
   run              bring up this node and its platform, and keep watch
   status [--json]  print how this node is
+  apply [--dry-run] [BUNDLE]
+                   verify a bundle and update this node from it; without BUNDLE,
+                   the one on the stick labelled HOLDFAST. --dry-run says what
+                   would change, and how long it is likely to take
+  audit            print the log of updates, after checking that it is whole
 `
 
 // Main runs the program and returns its exit code. machine makes the Host for
@@ -60,6 +65,10 @@ func Main(ctx context.Context, args []string, machine func(root string) Host, st
 		err = printStatus(h, stdout, false)
 	case cmd == "status" && fs.NArg() == 2 && fs.Arg(1) == "--json":
 		err = printStatus(h, stdout, true)
+	case cmd == "apply":
+		return applyCommand(h, fs.Args()[1:], stdout, stderr)
+	case cmd == "audit" && fs.NArg() == 1:
+		err = printAudit(h, stdout)
 	default:
 		fs.Usage()
 		return 2

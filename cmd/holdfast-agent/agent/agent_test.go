@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,11 +28,12 @@ import (
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/apply"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
+	"holdfast.dev/holdfast/image/disk"
 	"holdfast.dev/holdfast/signing"
 )
 
 const (
-	rootHash = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	rootHash = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
 	mac      = "52:54:00:12:34:56"
 	epoch    = 1_700_000_000
 )
@@ -48,6 +50,7 @@ type box struct {
 	clock   time.Time
 	slept   time.Duration
 	name    string
+	disk    string
 	kubeadm func(arg []string) error
 }
 
@@ -99,6 +102,7 @@ func newBox(t *testing.T) *box {
 		SetHostname: func(s string) error { b.name = s; return nil },
 		HasAddress:  func(link, ip string) bool { return link == "eth0" && ip == "10.0.2.15" },
 		Console:     func() (io.WriteCloser, error) { return b, nil },
+		Disk:        func(string) (string, error) { return b.disk, nil },
 		Run: func(_ context.Context, line func(string), name string, arg ...string) error {
 			b.mu.Lock()
 			b.ran = append(b.ran, strings.Join(append([]string{filepath.Base(name)}, arg...), " "))
@@ -124,6 +128,23 @@ func newBox(t *testing.T) *box {
 			}
 		},
 	}
+	b.disk = filepath.Join(b.Root, "disk")
+	hash, err := hex.DecodeString(rootHash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, verity := disk.RootGUIDs([32]byte(hash))
+	const slotSize = 1 << 20
+	err = disk.Write(b.disk, disk.Layout{GUID: "00000000-0000-4000-8000-000000000001", Partitions: []disk.Partition{
+		{Name: "holdfast-root-a", TypeGUID: disk.TypeRootX86, PartGUID: root, Size: slotSize},
+		{Name: "holdfast-verity-a", TypeGUID: disk.TypeRootX86Verity, PartGUID: verity, Size: slotSize},
+		{Name: "holdfast-root-b", TypeGUID: disk.TypeRootX86, PartGUID: "00000000-0000-4000-8000-000000000002", Size: slotSize},
+		{Name: "holdfast-verity-b", TypeGUID: disk.TypeRootX86Verity, PartGUID: "00000000-0000-4000-8000-000000000003", Size: slotSize},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.write("run/holdfast/esp/EFI/Linux/holdfast-7.efi", "kernel")
 	b.write("proc/cmdline", "quiet roothash="+rootHash+" holdfast.release=7 panic=5\n")
 	b.write("sys/class/dmi/id/product_serial", "S1\n")
 	b.write("sys/class/net/eth0/address", mac+"\n")

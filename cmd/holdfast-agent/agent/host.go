@@ -29,6 +29,7 @@ type Host struct {
 	SetHostname func(string) error
 	HasAddress  func(link, ip string) bool
 	Console     func() (io.WriteCloser, error)
+	Disk        func(partition string) (string, error) // the disk that a partition is on
 	// Run runs a program to its end; line gets each line of its output.
 	Run func(ctx context.Context, line func(string), name string, arg ...string) error
 	// Pull makes containerd have images, and tells which it had to pull.
@@ -50,7 +51,8 @@ func Machine(root string, random io.Reader, getenv func(string) string) Host {
 		Console: func() (io.WriteCloser, error) {
 			return os.OpenFile("/dev/console", os.O_WRONLY|unix.O_NOCTTY, 0)
 		},
-		Run: runProgram,
+		Disk: diskOf,
+		Run:  runProgram,
 		Pull: func(ctx context.Context, refs []string, told func(string)) error {
 			return images.Pull(ctx, containerd.Socket, refs, told)
 		},
@@ -75,6 +77,19 @@ func hasAddress(link, ip string) bool {
 		}
 	}
 	return false
+}
+
+// diskOf follows a link to a partition and returns its disk's device.
+func diskOf(partition string) (string, error) {
+	dev, err := filepath.EvalSymlinks(partition)
+	if err != nil {
+		return "", err
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Join("/sys/class/block", filepath.Base(dev)))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join("/dev", filepath.Base(filepath.Dir(dir))), nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

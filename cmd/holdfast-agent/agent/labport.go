@@ -12,10 +12,10 @@ import (
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
 )
 
-// labPort answers the lab for as long as the machine has its device.
-func (a *agent) labPort(ctx context.Context) {
-	name := a.host.path(lab.Port)
-	n := lab.Node{
+// labNode is what the lab may ask for.
+func (a *agent) labNode(apply func(lab.Request) (any, error)) lab.Node {
+	return lab.Node{
+		Apply: apply,
 		Status: func() (any, error) {
 			b, err := status.Encode(a.Get())
 			return json.RawMessage(b), err
@@ -34,6 +34,11 @@ func (a *agent) labPort(ctx context.Context) {
 			return a.exec(ctx, "/usr/bin/systemctl", "--no-block", verb)
 		},
 	}
+}
+
+// labPort answers the lab for as long as the machine has its device.
+func (a *agent) labPort(ctx context.Context, n lab.Node) {
+	name := a.host.path(lab.Port)
 	if _, err := os.Stat(name); err != nil {
 		return // not in a lab
 	}

@@ -27,7 +27,7 @@ func (a *agent) reconciler(ctx context.Context, rel running, c *apply.Cluster) (
 }
 
 // platform applies the components and then watches them, until ctx ends.
-func (a *agent) platform(ctx context.Context, r *apply.Reconciler, n node.Node, c *apply.Cluster) error {
+func (a *agent) platform(ctx context.Context, u *updates, r *apply.Reconciler, n node.Node, c *apply.Cluster) error {
 	a.Phase(status.Components)
 	start := a.host.Now()
 	for {
@@ -38,6 +38,7 @@ func (a *agent) platform(ctx context.Context, r *apply.Reconciler, n node.Node, 
 		d := tickBusy
 		if healthy {
 			d = tickIdle
+			a.healthy(ctx, u)
 		}
 		if err := a.host.Sleep(ctx, d); err != nil {
 			return err

@@ -61,23 +61,15 @@ func (h Host) booted() (booted, error) {
 // the others of its site and zone. Without the running one there are none: it
 // is what says which site and zone this is.
 func (h Host) releases(layouts []string) ([]*bundles.Verified, error) {
-	b, err := os.ReadFile(h.path(policyFile))
+	trust, err := h.trust()
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the trust policy: %w", err)
-	}
-	policy, err := signing.ParsePolicy(b)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use the trust policy: %w", err)
+		return nil, err
 	}
 	boot, err := h.booted()
 	if err != nil {
 		return nil, err
 	}
-	zone, err := h.zone()
-	if err != nil {
-		return nil, err
-	}
-	all, refused := bundles.OpenLayout(layouts, bundles.Trust{Policy: policy, Zone: zone})
+	all, refused := bundles.OpenLayout(layouts, trust)
 	i := slices.IndexFunc(all, func(v *bundles.Verified) bool { return boot.is(v.Facts()) })
 	if i < 0 {
 		errs := []error{fmt.Errorf("cannot find the running release, number %d, whose root is %s", boot.release, boot.rootHash)}
@@ -94,6 +86,20 @@ func (h Host) releases(layouts []string) ([]*bundles.Verified, error) {
 		}
 	}
 	return out, refused
+}
+
+// trust is whom this node believes: the policy in its root, for its zone.
+func (h Host) trust() (bundles.Trust, error) {
+	b, err := os.ReadFile(h.path(policyFile))
+	if err != nil {
+		return bundles.Trust{}, fmt.Errorf("cannot read the trust policy: %w", err)
+	}
+	policy, err := signing.ParsePolicy(b)
+	if err != nil {
+		return bundles.Trust{}, fmt.Errorf("cannot use the trust policy: %w", err)
+	}
+	zone, err := h.zone()
+	return bundles.Trust{Policy: policy, Zone: zone}, err
 }
 
 // zone is the zone that the verified root is for. A policy may have rules for

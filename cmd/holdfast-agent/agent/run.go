@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/lab"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/secrets"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
@@ -44,20 +46,35 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 		s.Release = status.Release{Name: f.Name, Number: int(f.Release)}
 		s.Engine = status.Engine{Name: rel.config.Engine.Name, Version: rel.config.Engine.Version}
 	})
-	if rel.config.LabAccess {
-		go a.labPort(ctx)
-	}
 	if err := a.insist(ctx, status.Starting, "set the clock", func() error { return a.setClock(f.Epoch) }); err != nil {
 		return err
 	}
 	go a.keepTime(ctx)
+	u, err := a.takeUpUpdate(ctx, rel)
+	if err != nil {
+		return err
+	}
+	ctx, restart := context.WithCancelCause(ctx)
+	defer restart(nil)
+	all := a.labNode(a.apply(ctx, u, restart))
+	go a.control(ctx, lab.Node{Status: all.Status, Apply: all.Apply})
+	if rel.config.LabAccess {
+		go a.labPort(ctx, all)
+	}
+	err = a.bringUp(ctx, u)
+	return cmp.Or(context.Cause(ctx), err)
+}
+
+// bringUp starts node, engine and platform, and keeps watch.
+func (a *agent) bringUp(ctx context.Context, u *updates) error {
+	rel := u.running
 
 	n, err := a.bringUpNode(ctx, rel.config)
 	if err != nil {
 		return err
 	}
 	if rel.config.Engine.Name == node.NoEngine {
-		return a.appliance(ctx, rel, n)
+		return a.appliance(ctx, u, n)
 	}
 	c, err := a.bringUpEngine(ctx, rel.config, n)
 	if err != nil {
@@ -70,16 +87,17 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 	if err := a.openPodNetwork(ctx, r, c, n); err != nil {
 		return err
 	}
-	return a.platform(ctx, r, n, c)
+	return a.platform(ctx, u, r, n, c)
 }
 
 // appliance is a node without Kubernetes: it is healthy once it is up.
-func (a *agent) appliance(ctx context.Context, rel running, n node.Node) error {
+func (a *agent) appliance(ctx context.Context, u *updates, n node.Node) error {
 	a.Update(func(s *status.Status) {
 		s.Phase, s.Node.Ready, s.Engine.Ready = status.Healthy, true, true
 	})
-	a.Say("%s: release %s %d, node %s, no Kubernetes", status.Healthy, rel.Facts().Name, rel.Facts().Release, n.Name)
+	a.Say("%s: release %s %d, node %s, no Kubernetes", status.Healthy, u.ref.Name, u.ref.Release, n.Name)
 	a.host.notify("STATUS=" + status.Healthy)
+	a.healthy(ctx, u)
 	<-ctx.Done()
 	return ctx.Err()
 }

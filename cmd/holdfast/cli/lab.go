@@ -26,7 +26,7 @@ firmware. Its network leads nowhere but to this machine's loopback, and what was
 the wire is recorded in out/lab/net.pcap.`,
 		Example: "  holdfast lab up --wait\n  holdfast lab kubectl get pods -A\n  holdfast lab down",
 	}
-	c.AddCommand(a.labUp(), a.labStatus(), a.labKubectl(), a.labConsole(), a.labReboot(), a.labDown())
+	c.AddCommand(a.labUp(), a.labStatus(), a.labKubectl(), a.labConsole(), a.labReboot(), a.labApply(), a.labDown())
 	return c
 }
 

@@ -22,9 +22,15 @@ const maxLine = 64 << 10
 // Request is one line from the lab.
 type Request struct {
 	ID    int64  `json:"id"`
-	Op    string `json:"op"`    // status, kubeconfig, logs, reboot, poweroff
+	Op    string `json:"op"`    // status, kubeconfig, logs, reboot, poweroff, apply
 	Unit  string `json:"unit"`  // of logs; empty for the whole journal
 	Lines int    `json:"lines"` // of logs; 0 means 100
+
+	// Of apply. A request that comes again with its key is answered with what
+	// became of the first.
+	Key    string `json:"key"`
+	Bundle string `json:"bundle"` // a file on the node; empty for the one on the stick
+	DryRun bool   `json:"dryRun"`
 }
 
 // Answer is one line to the lab.
@@ -35,8 +41,9 @@ type Answer struct {
 	Error  string `json:"error,omitempty"`
 }
 
-// Node is what the port gives access to.
+// Node is what the port gives access to. What is nil is refused.
 type Node struct {
+	Apply      func(q Request) (any, error)
 	Status     func() (any, error)
 	Kubeconfig func() (string, error)
 	Logs       func(ctx context.Context, unit string, lines int) (string, error)
@@ -81,12 +88,44 @@ func (n Node) answer(ctx context.Context, q Request) Answer {
 	return Answer{ID: q.ID, OK: true, Result: r}
 }
 
+// Ask sends a request and decodes the result of its answer.
+func Ask(rw io.ReadWriter, q Request, result any) error {
+	b, err := json.Marshal(q)
+	if err != nil {
+		return err
+	}
+	if _, err := rw.Write(append(b, '\n')); err != nil {
+		return fmt.Errorf("cannot ask for %s: %w", q.Op, err)
+	}
+	line, err := bufio.NewReader(rw).ReadBytes('\n')
+	if err != nil {
+		return fmt.Errorf("cannot ask for %s: %w", q.Op, err)
+	}
+	var a struct {
+		Result json.RawMessage `json:"result"`
+		Error  string          `json:"error"`
+	}
+	if err := json.Unmarshal(line, &a); err != nil {
+		return fmt.Errorf("cannot ask for %s: %w", q.Op, err)
+	}
+	if a.Error != "" {
+		return errors.New(a.Error)
+	}
+	return json.Unmarshal(a.Result, result)
+}
+
 var unitName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:\\-]{0,127}$`)
 
 func (n Node) do(ctx context.Context, q Request) (any, error) {
+	refused := map[string]bool{"kubeconfig": n.Kubeconfig == nil, "logs": n.Logs == nil, "reboot": n.Power == nil, "poweroff": n.Power == nil, "apply": n.Apply == nil}
+	if refused[q.Op] {
+		return nil, fmt.Errorf("cannot do %q here", q.Op)
+	}
 	switch q.Op {
 	case "status":
 		return n.Status()
+	case "apply":
+		return n.Apply(q)
 	case "kubeconfig":
 		return n.Kubeconfig()
 	case "logs":
@@ -100,7 +139,7 @@ func (n Node) do(ctx context.Context, q Request) (any, error) {
 	case "reboot", "poweroff":
 		return q.Op, n.Power(ctx, q.Op)
 	}
-	return nil, fmt.Errorf("cannot do %q: not one of status, kubeconfig, logs, reboot, poweroff", q.Op)
+	return nil, fmt.Errorf("cannot do %q: not one of status, kubeconfig, logs, reboot, poweroff, apply", q.Op)
 }
 
 // JournalArgs are the arguments of journalctl for the last lines of a unit.

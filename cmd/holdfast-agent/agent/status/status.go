@@ -27,6 +27,25 @@ type Status struct {
 	Since      time.Time   `json:"since"`  // when the phase began
 	Faults     []string    `json:"faults"` // what keeps the node from being healthy
 	Timings    []Timing    `json:"timings"`
+	Update     UpdateState `json:"update"`
+}
+
+// UpdateState is how the node stands to its releases.
+type UpdateState struct {
+	Mode      string  `json:"mode,omitempty"` // normal, trial, returned, fallback, rebooting
+	Step      string  `json:"step,omitempty"` // idle when no update is under way
+	From      uint64  `json:"from,omitempty"`
+	To        uint64  `json:"to,omitempty"`
+	Confirmed uint64  `json:"confirmed,omitempty"`
+	Progress  string  `json:"progress,omitempty"`
+	Failed    *Failed `json:"failed,omitempty"` // the last failure, until the next update begins
+}
+
+// Failed is why an update did not come to its end.
+type Failed struct {
+	Release uint64    `json:"release"`
+	Reason  string    `json:"reason"`
+	Time    time.Time `json:"time"`
 }
 
 type Node struct {
@@ -187,6 +206,12 @@ func Text(s Status) string {
 	fmt.Fprintf(&b, "engine %s %s: %s\n", s.Engine.Name, s.Engine.Version, state(s.Engine.Ready, "ready", s.Engine.Reason))
 	for _, c := range s.Components {
 		fmt.Fprintf(&b, "component %s: %s\n", c.Name, state(c.Healthy, "healthy", c.Reason))
+	}
+	if u := s.Update; u.To != 0 {
+		fmt.Fprintf(&b, "update from release %d to %d: %s %s\n", u.From, u.To, u.Step, u.Progress)
+	}
+	if f := s.Update.Failed; f != nil {
+		fmt.Fprintf(&b, "the update to release %d failed: %s\n", f.Release, f.Reason)
 	}
 	for _, f := range s.Faults {
 		fmt.Fprintf(&b, "fault: %s\n", f)

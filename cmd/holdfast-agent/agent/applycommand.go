@@ -1,0 +1,72 @@
+package agent
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"holdfast.dev/holdfast/bundles/install"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/lab"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/update"
+)
+
+// applyCommand asks the agent that runs to take a bundle, and prints what it
+// changes. Exit code 3: the bundle was refused.
+func applyCommand(h Host, args []string, stdout, stderr io.Writer) int {
+	fs := flag.NewFlagSet("holdfast-agent apply", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() { fmt.Fprint(stderr, usage) }
+	dryRun := fs.Bool("dry-run", false, "")
+	if err := fs.Parse(args); err != nil || fs.NArg() > 1 {
+		fs.Usage()
+		return 2
+	}
+	name := fs.Arg(0)
+	if name != "" {
+		abs, err := filepath.Abs(name)
+		if err != nil {
+			fmt.Fprintln(stderr, "holdfast-agent:", err)
+			return 1
+		}
+		name = abs
+	}
+	q := lab.Request{Op: "apply", Key: rand.Text(), Bundle: name, DryRun: *dryRun}
+	for {
+		var j job
+		if err := askAgent(h, q, &j); err != nil {
+			fmt.Fprintln(stderr, "holdfast-agent:", err)
+			if errors.Is(err, errUnreachable) {
+				return 1
+			}
+			return 3
+		}
+		if j.Done {
+			fmt.Fprint(stdout, j.Text)
+			if !*dryRun {
+				fmt.Fprintln(stdout, "the update has begun: holdfast-agent status shows how far it is")
+			}
+			return 0
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+// printAudit prints the audit log, and fails if it was changed.
+func printAudit(h Host, w io.Writer) error {
+	f, err := os.Open(h.path(update.AuditFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // no update yet
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read the audit log: %w", err)
+	}
+	defer f.Close()
+	out := json.NewEncoder(w)
+	return install.ReadAudit(f, func(l install.Line) error { return out.Encode(l) })
+}

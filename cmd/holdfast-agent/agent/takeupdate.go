@@ -1,0 +1,156 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"holdfast.dev/holdfast/bundles"
+	"holdfast.dev/holdfast/bundles/install"
+)
+
+// stickLabel is the file system label of a stick that carries bundles.
+const stickLabel = "HOLDFAST"
+
+const stickDir = "/run/holdfast/stick"
+
+// onStick mounts the stick read-only, has f look at the bundle on it, and
+// unmounts it again.
+func (a *agent) onStick(ctx context.Context, f func(bundle string) error) error {
+	dev := a.host.path("/dev/disk/by-label/" + stickLabel)
+	if _, err := os.Stat(dev); err != nil {
+		return fmt.Errorf("cannot find a stick: no disk has a file system labelled %s", stickLabel)
+	}
+	if err := os.MkdirAll(a.host.path(stickDir), 0o700); err != nil {
+		return fmt.Errorf("cannot mount the stick: %w", err)
+	}
+	if err := a.exec(ctx, "/usr/bin/mount", "-o", "ro,nodev,nosuid,noexec", dev, a.host.path(stickDir)); err != nil {
+		return err
+	}
+	defer func() {
+		if err := a.exec(context.WithoutCancel(ctx), "/usr/bin/umount", a.host.path(stickDir)); err != nil {
+			a.log.Error("stick", "error", err)
+		}
+	}()
+	found, err := filepath.Glob(filepath.Join(a.host.path(stickDir), "*.bundle"))
+	if err != nil {
+		return err
+	}
+	if len(found) != 1 {
+		return fmt.Errorf("cannot choose a bundle: the stick has %d\nhint: leave one *.bundle in its top directory", len(found))
+	}
+	return f(found[0])
+}
+
+// onBundle verifies a bundle and has f look at it; name is a file, or "" for
+// the one on the stick. A difference is read with what this node has.
+func (a *agent) onBundle(ctx context.Context, name string, f func(*bundles.Verified) error) error {
+	if name == "" {
+		return a.onStick(ctx, func(name string) error { return a.onBundle(ctx, name, f) })
+	}
+	trust, err := a.host.trust()
+	if err != nil {
+		return err
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return fmt.Errorf("cannot open the bundle: %w", err)
+	}
+	defer file.Close()
+	fi, err := file.Stat()
+	if err != nil {
+		return fmt.Errorf("cannot open the bundle: %w", err)
+	}
+	base, err := a.host.releases(a.host.layouts())
+	if len(base) == 0 {
+		return err
+	}
+	v, err := bundles.OpenAt(ctx, file, fi.Size(), trust, nil, base...)
+	if err != nil {
+		return err
+	}
+	return f(v)
+}
+
+// admitted gives f a bundle's release, if it may come to this node, and what it
+// would change.
+func (a *agent) admitted(ctx context.Context, u *updates, name string, f func(*bundles.Verified, install.Plan) error) error {
+	trust, err := a.host.trust()
+	if err != nil {
+		return err
+	}
+	return a.onBundle(ctx, name, func(v *bundles.Verified) error {
+		if err := u.machine.Admit(trust.Policy, u.running.Verified, v); err != nil {
+			return err
+		}
+		p, err := u.machine.Plan(u.running.Verified, v)
+		if err != nil {
+			return err
+		}
+		return f(v, p)
+	})
+}
+
+// applyBundle verifies and admits a bundle, and unless it is a dry run makes
+// the update, up to the reboot. begun is told the plan once it is admitted.
+func (a *agent) applyBundle(ctx context.Context, u *updates, name string, dryRun bool, begun func(install.Plan)) error {
+	if !u.begin() {
+		return errors.New("cannot take an update: one is being made")
+	}
+	defer u.end()
+	err := a.admitted(ctx, u, name, func(v *bundles.Verified, p install.Plan) error {
+		begun(p)
+		if dryRun {
+			return nil
+		}
+		a.Say("%s", strings.TrimSuffix(p.Text(), "\n"))
+		err := install.Apply(ctx, a.told(u, u.actions(v)), u.ref, install.RefOf(v))
+		a.showUpdate(u)
+		return err
+	})
+	switch {
+	case dryRun || ctx.Err() != nil:
+	case err != nil:
+		a.Say("NO UPDATE: %v", err)
+	default:
+		a.Say("update: rebooting")
+	}
+	return err
+}
+
+// told has the steps of an update shown as they begin.
+func (a *agent) told(u *updates, act install.Actions) install.Actions {
+	save := act.Save
+	act.Save = func(s install.State) error {
+		if err := save(s); err != nil {
+			return err
+		}
+		a.showUpdate(u)
+		if s.Step != install.Idle {
+			a.Say("update to release %s: %s", s.To, s.Step)
+		}
+		return nil
+	}
+	return act
+}
+
+// begin reports whether no other update is being made, and reserves the node
+// for this one.
+func (u *updates) begin() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.busy {
+		return false
+	}
+	u.busy = true
+	return true
+}
+
+func (u *updates) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.busy = false
+}

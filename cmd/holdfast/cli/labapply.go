@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"holdfast.dev/holdfast/bundles/install"
+	"holdfast.dev/holdfast/qemu-tests/lab"
+)
+
+func (a *app) labApply() *cobra.Command {
+	var dryRun, wait bool
+	var timeout time.Duration
+	c := &cobra.Command{
+		Use:   "apply BUNDLE",
+		Short: "Update the lab's node from a bundle, as from a stick",
+		Long: `Plugs a stick with the bundle into the lab's machine. Its agent verifies the
+bundle, says what it changes, and takes it: into the idle slot, and on trial at the
+next boot. A release that does not get healthy goes back by itself.
+
+Exit codes: 0 done, 1 failed or gone back, 3 refused by the node.`,
+		Example: "  holdfast lab apply --dry-run out/mysite-2.bundle\n  holdfast lab apply --wait out/mysite-2.bundle",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			vm, err := lab.Open(a.labDir())
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(c.Context(), timeout)
+			defer cancel()
+			doc, err := vm.Apply(ctx, args[0], dryRun)
+			if errors.Is(err, lab.ErrRefused) {
+				return fmt.Errorf("%w: %w", errPolicy, err)
+			}
+			if err != nil {
+				return err
+			}
+			var p install.Plan
+			if err := json.Unmarshal(doc, &p); err != nil {
+				return fmt.Errorf("cannot read what the node answered: %w", err)
+			}
+			if a.json {
+				a.event(map[string]any{"event": "plan", "plan": p})
+			} else {
+				a.printf("%s", p.Text())
+			}
+			if dryRun || !wait {
+				return nil
+			}
+			return a.waitUpdated(ctx, vm, int64(p.To.Release))
+		},
+	}
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would change, and how long it is likely to take")
+	c.Flags().BoolVar(&wait, "wait", false, "wait until the new release is confirmed, or has gone back")
+	c.Flags().DurationVar(&timeout, "timeout", 60*time.Minute, "give up after that long")
+	return c
+}
+
+// updateState is what the status says of an update.
+type updateState struct {
+	Update struct {
+		Mode      string `json:"mode"`
+		Step      string `json:"step"`
+		Confirmed int64  `json:"confirmed"`
+		Progress  string `json:"progress"`
+		Failed    *struct {
+			Release int64  `json:"release"`
+			Reason  string `json:"reason"`
+		} `json:"failed"`
+	} `json:"update"`
+}
+
+// waitUpdated follows the update until release to is confirmed and healthy, or
+// the node is back on another.
+func (a *app) waitUpdated(ctx context.Context, vm *lab.VM, to int64) error {
+	start, last := a.Now(), ""
+	for {
+		try, cancel := context.WithTimeout(ctx, 10*time.Second)
+		s, err := vm.Status(try)
+		cancel()
+		if ctx.Err() != nil {
+			return fmt.Errorf("cannot see the end of the update: %w", ctx.Err())
+		}
+		var u updateState
+		line := "no answer: the machine is on its way down or up"
+		if err == nil {
+			doc, err := json.Marshal(s)
+			if err != nil {
+				return err
+			}
+			if err := json.Unmarshal(doc, &u); err != nil {
+				return err
+			}
+			line = fmt.Sprintf("release %d: %s; update %s %s %s", s.Release.Number, s.Phase, u.Update.Step, u.Update.Mode, u.Update.Progress)
+		}
+		if line != last {
+			last = line
+			if a.json {
+				a.event(map[string]any{"event": "status", "status": s})
+			} else {
+				fmt.Fprintf(a.Stderr, "%5.0f s  %s\n", a.Now().Sub(start).Seconds(), line)
+			}
+		}
+		if err == nil && u.Update.Step == string(install.Idle) {
+			if f := u.Update.Failed; f != nil && f.Release == to {
+				return fmt.Errorf("the update to release %d failed, release %d runs: %s", to, s.Release.Number, f.Reason)
+			}
+			if s.Release.Number == to && u.Update.Confirmed == to && s.Healthy() {
+				a.printf("release %d is confirmed and healthy\n", to)
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
