@@ -396,7 +396,7 @@ var (
 )
 
 // try runs an operation on a copy of w with one fault.
-func try(w world, rs roots, o op, f fault) (out world, m *machine, err error, broken string) {
+func try(w world, rs roots, o op, f fault) (out world, m *machine, broken string, err error) {
 	m = &machine{w: &w, rs: rs, f: f}
 	defer func() {
 		switch r := recover().(type) {
@@ -419,14 +419,14 @@ var calm = fault{at: -1}
 // after is every world that one event leads to.
 func after(t *testing.T, w world, rs roots, each func(world)) {
 	all := func(w world, o op) {
-		_, m, _, broken := try(w, rs, o, calm)
+		_, m, broken, _ := try(w, rs, o, calm)
 		if broken != "" {
 			t.Fatalf("%s: %s\n%+v", o.name, broken, w)
 		}
 		for at := -1; at < m.n+8; at++ {
 			reached := at == -1
 			for kind := 0; kind < torn || reached && kind < 16; kind++ {
-				next, m, _, broken := try(w, rs, o, fault{at, kind})
+				next, m, broken, _ := try(w, rs, o, fault{at, kind})
 				if broken != "" {
 					t.Fatalf("%s, fault %d of kind %d: %s\nbefore %+v\nafter  %+v", o.name, at, kind, broken, w, next)
 				}
@@ -493,7 +493,7 @@ func settled(t *testing.T, w world, rs roots, healthy bool) world {
 		case w.mode != "" && w.step == Idle && w.engine:
 			return w
 		}
-		next, _, err, broken := try(w, rs, o, calm)
+		next, _, broken, err := try(w, rs, o, calm)
 		if err != nil || broken != "" {
 			t.Fatalf("%s, calmly: %v %s\n%+v\nfrom %+v", o.name, err, broken, w, first)
 		}
@@ -522,7 +522,7 @@ func repeatable(t *testing.T, w world, rs roots, rested map[world]bool) {
 			if next == w.running {
 				continue
 			}
-			u, _, err, broken := try(w, rs, apply1(next), calm)
+			u, _, broken, err := try(w, rs, apply1(next), calm)
 			if err != nil || broken != "" || u.running != 0 {
 				t.Fatalf("no update to %d: %v %s\n%+v", next, err, broken, w)
 			}
