@@ -135,27 +135,24 @@ func (f *fat) reclaim(w writer) error {
 			changed = changed || wrote
 		}
 	}
-	if !changed {
-		return nil
-	}
-	if err := f.writeInfo(w, free); err != nil {
+	wrote, err := f.writeInfo(w, free)
+	if err != nil || !changed && !wrote {
 		return err
 	}
 	return w.dev.Sync()
 }
 
 // writeInfo corrects the count of free clusters, where there is one.
-func (f *fat) writeInfo(w writer, free uint32) error {
+func (f *fat) writeInfo(w writer, free uint32) (changed bool, err error) {
 	info := make([]byte, fatSector)
 	if err := readFull(f.r, info, f.info); err != nil {
-		return err
+		return false, err
 	}
-	if f.info == 0 || !bytes.HasPrefix(info, []byte("RRaA")) || !bytes.HasPrefix(info[484:], []byte("rrAa")) {
-		return nil
+	if f.info == 0 || f.info >= f.tableAt || !bytes.HasPrefix(info, []byte("RRaA")) || !bytes.HasPrefix(info[484:], []byte("rrAa")) {
+		return false, nil
 	}
 	binary.LittleEndian.PutUint32(info[488:], free)
-	_, err := w.write(info, f.info)
-	return err
+	return w.write(info, f.info)
 }
 
 // walk marks all clusters that a directory and what is in it have.
