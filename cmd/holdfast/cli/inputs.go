@@ -243,7 +243,7 @@ func (a *app) cache() (*store.Store, error) {
 		return nil, err
 	}
 	s.Rehash = a.rehash
-	return s, nil
+	return s, s.Enter(a.Now())
 }
 
 // debianClient says how the Debian archives are reached, and whose signatures

@@ -118,7 +118,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by verification or policy
 	root.TraverseChildren = true
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(a.initCmd(), a.schemaCmd(), a.keysCmd(), a.lockCmd(), a.collectCmd(),
-		a.buildCmd(), a.bundleCmd(), a.flashCmd(), a.labCmd(), a.versionCmd())
+		a.buildCmd(), a.bundleCmd(), a.flashCmd(), a.labCmd(), a.cacheCmd(), a.versionCmd())
 	usageArgs(root)
 	return root
 }
