@@ -2,6 +2,7 @@ package slot_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -13,6 +14,7 @@ import (
 	"io"
 	"math/big"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -337,6 +339,113 @@ func TestTreeAgreesWithVerify(t *testing.T) {
 			if _, err := verity.ReadTree(bytes.NewReader(bad), s.Root.Size, hash); !errors.Is(err, verity.ErrMismatch) {
 				t.Errorf("byte %d of the tree: %v", at, err)
 			}
+		}
+	}
+}
+
+// patched is a disk of which some bytes are others.
+type patched struct {
+	base []byte
+	at   map[int64]byte
+}
+
+func (p patched) ReadAt(b []byte, off int64) (int, error) {
+	n, err := bytes.NewReader(p.base).ReadAt(b, off)
+	for at, x := range p.at {
+		if at >= off && at < off+int64(n) {
+			b[at-off] = x
+		}
+	}
+	return n, err
+}
+
+// Whatever the bytes, a judgement ends, nothing altered boots, and a memo that
+// was told of the changes makes no difference.
+func FuzzJudge(f *testing.F) {
+	n := twoReleases(f)
+	base := readAll(f, writeNode(f, n))
+	size := int64(len(base))
+	esp := int64(disk.Alignment)
+	entry := int64(bytes.Index(base, []byte("HOLDFA~1EFI"))) / 512 * 512
+	kernel := int64(bytes.Index(base, n.esp["EFI/Linux/holdfast-2+3.efi"][:0x400]))
+	tree := int64(bytes.Index(base, n.b.tree[:4096]))
+	places := []int64{512, size - 1024, esp, esp + 32*512, entry, kernel, tree, tree + 4096}
+	m := &slot.Memo{}
+	if got := outcome(f, bytes.NewReader(base), size, m); !strings.HasSuffix(got, "2 after 0") {
+		f.Fatal(got)
+	}
+	f.Add([]byte{0, 0, 0, 0})
+	f.Add([]byte{4, 0, 20, 0xe5, 5, 1, 0, 1})
+	f.Add([]byte{0, 0, 0, 0, 1, 2, 0, 0})
+	f.Fuzz(func(t *testing.T, changes []byte) {
+		p := patched{base, map[int64]byte{}}
+		for ; len(changes) >= 4; changes = changes[4:] {
+			at := places[int(changes[0])%len(places)] + int64(changes[1])<<8 + int64(changes[2])
+			if at < size {
+				p.at[at] = changes[3]
+				m.Changed(at, 1)
+			}
+		}
+		got, want := outcome(t, p, size, m), outcome(t, p, size, nil)
+		if got != want {
+			t.Errorf("%s, without memo %s", got, want)
+		}
+		for at := range p.at {
+			m.Changed(at, 1)
+		}
+	})
+}
+
+// The tool agrees that a slot is whole, or not.
+func TestCheckAgainstVeritysetup(t *testing.T) {
+	veritysetup, err := exec.LookPath("veritysetup")
+	if err != nil {
+		t.Skip("no veritysetup on this host")
+	}
+	r := newRoot(t, 3, 300)
+	f := newDisk(t, layout(t, r))
+	s := slotsOf(t, f)[0]
+	for _, spoil := range []int64{-1, s.Root.Start + 4096*299, s.Verity.Start + 4096*2 + 17} {
+		if spoil >= 0 {
+			if _, err := f.WriteAt([]byte{0x55, 0xaa}, spoil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b, dir := readAll(t, f), t.TempDir()
+		data, tree := filepath.Join(dir, "data"), filepath.Join(dir, "tree")
+		if err := errors.Join(os.WriteFile(data, b[s.Root.Start:][:s.Root.Size], 0o600), os.WriteFile(tree, b[s.Verity.Start:][:s.Verity.Size], 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		out, toolErr := exec.Command(veritysetup, "verify", data, tree, r.hash).CombinedOutput()
+		ours := slot.Check(context.Background(), f, s, r.hash)
+		if (toolErr == nil) != (ours == nil) || (spoil < 0) != (ours == nil) {
+			t.Errorf("byte %d: %v, the tool: %v %s", spoil, ours, toolErr, out)
+		}
+	}
+}
+
+// BenchmarkJudge has a disk of which nothing has changed.
+func BenchmarkJudge(b *testing.B) {
+	f := writeNode(b, twoReleases(b))
+	size, _ := slot.Size(f)
+	m := &slot.Memo{}
+	for b.Loop() {
+		if _, err := slot.Judge(f, size, db(), m); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkCheck(b *testing.B) {
+	r := newRoot(b, 3, 32000)
+	l := layout(b, r)
+	l.Partitions[1].Size, l.Partitions[2].Size = 128*mib, 2*mib
+	f := newDisk(b, l)
+	s := slotsOf(b, f)[0]
+	b.SetBytes(int64(len(r.data)))
+	for b.Loop() {
+		if err := slot.Check(context.Background(), f, s, r.hash); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
