@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-const testSize = 4 << 20 // four chunks
+const testSize = chunk + 1<<20
 
 // newBase is a raw image that is shorter than the disks over it.
 func newBase(t testing.TB) string {

@@ -11,17 +11,27 @@ type extent struct {
 // chunk is the unit in which extents are kept. None reaches over its end, so
 // that one change touches few others, and the slices are never changed in
 // place, so that maps can share them.
-const chunk = 1 << 20
+const chunk = 8 << 20
 
 type extents map[int64][]extent
 
-func (x extents) put(off, end int64, op int) {
+func (x extents) put(off, end int64, op int) { x.putOver(nil, off, end, op) }
+
+// putOver puts into x, where chunks that x lacks are as below has them.
+func (x extents) putOver(below extents, off, end int64, op int) {
 	for off < end {
 		c := off / chunk
 		stop := min(end, (c+1)*chunk)
-		x[c] = covered(x[c], extent{off, stop, op})
+		x[c] = covered(x.chunk(below, c), extent{off, stop, op})
 		off = stop
 	}
+}
+
+func (x extents) chunk(below extents, c int64) []extent {
+	if all, ok := x[c]; ok {
+		return all
+	}
+	return below[c]
 }
 
 // covered returns old with e over it.
@@ -50,10 +60,13 @@ func covered(old []extent, e extent) []extent {
 
 // at returns the operation that wrote off last and where its run ends, at the
 // latest at end. When none did, ok is false for the whole run.
-func (x extents) at(off, end int64) (op int, stop int64, ok bool) {
+func (x extents) at(off, end int64) (op int, stop int64, ok bool) { return x.atOver(nil, off, end) }
+
+// atOver looks in below for chunks that x lacks.
+func (x extents) atOver(below extents, off, end int64) (op int, stop int64, ok bool) {
 	c := off / chunk
 	end = min(end, (c+1)*chunk)
-	all := x[c]
+	all := x.chunk(below, c)
 	i, _ := slices.BinarySearchFunc(all, off, func(o extent, off int64) int {
 		if o.end <= off {
 			return -1

@@ -15,6 +15,7 @@ type Replay struct {
 	base    io.ReaderAt
 	n       int
 	durable extents
+	shared  bool  // a State has durable
 	pending []int // operations that no flush has made durable
 }
 
@@ -38,6 +39,9 @@ func (r *Replay) To(n int) error {
 			r.pending = append(r.pending, r.n)
 			continue
 		}
+		if r.shared && len(r.pending) > 0 {
+			r.durable, r.shared = maps.Clone(r.durable), false
+		}
 		for _, i := range r.pending {
 			op := r.log.ops[i]
 			r.durable.put(op.Off, op.Off+op.Len, i)
@@ -55,9 +59,10 @@ func (r *Replay) State(seed uint64) *State {
 	for i, n := range r.pending {
 		ops[i] = r.log.ops[n]
 	}
-	s := &State{r.log, r.base, maps.Clone(r.durable)}
+	r.shared = true
+	s := &State{r.log, r.base, extents{}, r.durable}
 	for i, p := range remains(ops, seed) {
-		s.latest.put(ops[i].Off+p.from, ops[i].Off+p.to, r.pending[i])
+		s.latest.putOver(s.below, ops[i].Off+p.from, ops[i].Off+p.to, r.pending[i])
 	}
 	return s
 }
@@ -76,7 +81,8 @@ func StateAt(l *Log, base io.ReaderAt, n int, seed uint64) (*State, error) {
 type State struct {
 	log    *Log
 	base   io.ReaderAt
-	latest extents
+	latest extents // chunks that the cut changed
+	below  extents
 }
 
 // Size is the disk's, in bytes.
@@ -89,7 +95,7 @@ func (s *State) ReadAt(p []byte, off int64) (int, error) {
 	}
 	end := min(off+int64(len(p)), s.log.size)
 	for at := off; at < end; {
-		i, stop, ok := s.latest.at(at, end)
+		i, stop, ok := s.latest.atOver(s.below, at, end)
 		to := p[at-off : stop-off]
 		var err error
 		switch {
@@ -116,24 +122,28 @@ func (s *State) ReadAt(p []byte, off int64) (int, error) {
 // keys say nothing. A verdict on a partition can so be kept by its key.
 func (s *State) Key(off, n int64) [32]byte {
 	h := sha256.New()
-	var b [24]byte
-	add := func(from, to int64, op int) {
-		binary.LittleEndian.PutUint64(b[0:], uint64(from))
-		binary.LittleEndian.PutUint64(b[8:], uint64(to))
-		binary.LittleEndian.PutUint64(b[16:], uint64(op))
+	add := func(e extent) {
+		var b [24]byte
+		binary.LittleEndian.PutUint64(b[0:], uint64(e.off))
+		binary.LittleEndian.PutUint64(b[8:], uint64(e.end))
+		binary.LittleEndian.PutUint64(b[16:], uint64(e.op))
 		h.Write(b[:])
 	}
-	end := min(off+n, s.log.size)
-	add(off, end, 0)
-	for off < end {
-		op, stop, ok := s.latest.at(off, end)
-		if ok {
-			if s.log.ops[op].Kind != Write {
-				op = -1 // all zeros are alike
-			}
-			add(off, stop, op)
+	const zeros, untouched = -1, -2 // zeros are alike, whoever wrote them
+	run := extent{off, off, untouched}
+	for end := min(off+n, s.log.size); off < end; {
+		op, stop, ok := s.latest.atOver(s.below, off, end)
+		if !ok {
+			op = untouched
+		} else if s.log.ops[op].Kind != Write {
+			op = zeros
 		}
-		off = stop
+		if op != run.op {
+			add(run)
+			run = extent{off, off, op}
+		}
+		off, run.end = stop, stop
 	}
+	add(run)
 	return [32]byte(h.Sum(nil))
 }

@@ -50,7 +50,7 @@ func run(t *testing.T, dir string, program string, args ...string) string {
 func TestQEMU(t *testing.T) {
 	d, dir := offered(t, Options{Size: testSize})
 	info := run(t, dir, "qemu-img", "info", "--output=json", address)
-	if !strings.Contains(info, `"virtual-size": 4194304`) {
+	if !strings.Contains(info, `"virtual-size": 9437184`) {
 		t.Error(info)
 	}
 	out := run(t, dir, "qemu-io", "-f", "raw", "-t", "writeback", address,
