@@ -30,16 +30,17 @@ type Need struct {
 	Items         int   // packages to fetch
 }
 
-// CollectNeeds says what Collect would fetch and the space that this takes.
-func CollectNeeds(ctx context.Context, l Lock, recipes []gobuild.Recipe, s *store.Store) (Need, error) {
+// CollectNeeds says what Collect would fetch and the space that this takes. It
+// takes modules for whole whose archives are there.
+func CollectNeeds(l Lock, recipes []gobuild.Recipe, s *store.Store) (Need, error) {
 	n := missing(l, s)
 	n.Missing += unpacked * n.Missing
-	goroot, err := gomod.Toolchain(l.Toolchain.Version, l.Toolchain.H1, s.Dir())
+	_, err := gomod.Toolchain(l.Toolchain.Version, l.Toolchain.H1, s.Dir())
 	if err != nil {
 		n.Missing += toolchainSpace
 	}
 	for _, r := range recipes {
-		if err != nil || gomod.Offline(ctx, goroot, r, s.Dir()) != nil {
+		if err != nil || !gomod.Present(r, s.Dir()) {
 			n.Missing += moduleSpace
 		}
 	}
@@ -98,14 +99,15 @@ func Collect(ctx context.Context, l Lock, recipes []gobuild.Recipe, net Network,
 		return Collected{}, fmt.Errorf("cannot collect: %w", err)
 	}
 	var errs []error
+	checks := gomod.NewChecks(s.Dir(), s.Rehash)
 	for i, r := range recipes {
 		if recipe != nil {
 			recipe(i, len(recipes), r.Name)
 		}
-		if gomod.Offline(ctx, goroot, r, s.Dir()) == nil {
+		if gomod.Offline(ctx, goroot, r, s.Dir(), checks) == nil {
 			continue
 		}
-		errs = append(errs, gomod.FetchModules(ctx, goroot, net.Go, r, s.Dir(), log))
+		errs = append(errs, gomod.FetchModules(ctx, goroot, net.Go, r, s.Dir(), checks, log))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return Collected{}, fmt.Errorf("cannot collect: %w", err)

@@ -190,21 +190,21 @@ func TestCollectNeeds(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := locked()
-	before, err := airgap.CollectNeeds(t.Context(), l, nil, s)
+	before, err := airgap.CollectNeeds(l, nil, s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Put(l.Packages[0].Content, strings.NewReader("bash1")); err != nil {
 		t.Fatal(err)
 	}
-	after, err := airgap.CollectNeeds(t.Context(), l, nil, s)
+	after, err := airgap.CollectNeeds(l, nil, s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if before.Items != 2 || after.Items != 1 || before.Missing-after.Missing != 5*5 || after.Free <= 0 {
 		t.Errorf("needed before %+v, after %+v", before, after)
 	}
-	withRecipe, err := airgap.CollectNeeds(t.Context(), l, request().Recipes, s)
+	withRecipe, err := airgap.CollectNeeds(l, request().Recipes, s)
 	if err != nil || withRecipe.Missing <= after.Missing {
 		t.Errorf("a recipe takes no space: %+v, %v", withRecipe, err)
 	}

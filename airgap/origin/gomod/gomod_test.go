@@ -263,11 +263,11 @@ func TestFetchModules(t *testing.T) {
 	recipe, files := dependency(t)
 	s := serve(t, files)
 	cache := t.TempDir()
-	offline := func() error { return Offline(t.Context(), goroot, recipe, cache) }
+	offline := func() error { return Offline(t.Context(), goroot, recipe, cache, nil) }
 	if err := offline(); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), "example.org/dep@v1.0.0") {
 		t.Errorf("before: error is %v, want ErrMissing that names the module", err)
 	}
-	fetch := func() error { return FetchModules(t.Context(), goroot, s.proxy(), recipe, cache, nil) }
+	fetch := func() error { return FetchModules(t.Context(), goroot, s.proxy(), recipe, cache, nil, nil) }
 	if err := errors.Join(fetch(), offline()); err != nil {
 		t.Fatal(err)
 	}
@@ -313,7 +313,7 @@ func TestBadModules(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			recipe, files := dependency(t)
 			c.change(recipe, files)
-			err := FetchModules(t.Context(), goroot, serve(t, files).proxy(), recipe, t.TempDir(), nil)
+			err := FetchModules(t.Context(), goroot, serve(t, files).proxy(), recipe, t.TempDir(), nil, nil)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error is %v, want %q", err, c.want)
 			}

@@ -32,7 +32,7 @@ func ModCache(cacheDir string) string { return filepath.Join(cacheDir, "gomod") 
 // toolchain at goroot, which checks every module against the recipe's go.sum.
 // It goes on where an earlier run stopped, and fetches again what is damaged.
 // An error names each module that could not be had.
-func FetchModules(ctx context.Context, goroot string, proxy Proxy, recipe gobuild.Recipe, cacheDir string, log *slog.Logger) error {
+func FetchModules(ctx context.Context, goroot string, proxy Proxy, recipe gobuild.Recipe, cacheDir string, checks *Checks, log *slog.Logger) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -50,7 +50,7 @@ func FetchModules(ctx context.Context, goroot string, proxy Proxy, recipe gobuil
 		return nil
 	}
 	cache := ModCache(cacheDir)
-	if err := removeDamaged(ctx, cache, needed, log); err != nil {
+	if err := removeDamaged(ctx, cache, needed, checks, log); err != nil {
 		return fail(err)
 	}
 	if err := os.MkdirAll(cache, 0o755); err != nil {
@@ -218,8 +218,8 @@ func (f *fetched) Write(b []byte) (int, error) {
 // ModCache(cacheDir) alone: every module that it requires is there, archive
 // and unpacked files are those of go.sum, and the toolchain at goroot finds
 // every package without a network. The error names all that are missing or
-// damaged.
-func Offline(ctx context.Context, goroot string, recipe gobuild.Recipe, cacheDir string) error {
+// damaged. What checks remembers is not read again.
+func Offline(ctx context.Context, goroot string, recipe gobuild.Recipe, cacheDir string, checks *Checks) error {
 	if err := recipe.Check(); err != nil {
 		return err
 	}
@@ -232,11 +232,11 @@ func Offline(ctx context.Context, goroot string, recipe gobuild.Recipe, cacheDir
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		errs = append(errs, verify(ModCache(cacheDir), m))
+		errs = append(errs, checks.module(ModCache(cacheDir), m))
 	}
 	err = errors.Join(errs...)
 	if err == nil {
-		err = listPackages(ctx, goroot, recipe, cacheDir)
+		err = checks.packages(ctx, goroot, recipe, cacheDir)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot build %s offline: %w\nhint: run \"holdfast collect\" where the network or a mirror can be reached", recipe.Name, err)
@@ -358,12 +358,12 @@ func verify(cache string, w wanted) error {
 
 // removeDamaged takes out of the cache what the go command would trust though
 // it is not what go.sum says.
-func removeDamaged(ctx context.Context, cache string, needed []wanted, log *slog.Logger) error {
+func removeDamaged(ctx context.Context, cache string, needed []wanted, checks *Checks, log *slog.Logger) error {
 	for _, w := range needed {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := verify(cache, w)
+		err := checks.module(cache, w)
 		if !errors.Is(err, store.ErrMismatch) {
 			continue
 		}

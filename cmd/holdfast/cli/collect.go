@@ -42,7 +42,7 @@ func (a *app) collect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	need, err := airgap.CollectNeeds(ctx, l, in.recipes, s)
+	need, err := airgap.CollectNeeds(l, in.recipes, s)
 	if err != nil {
 		return err
 	}
