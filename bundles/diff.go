@@ -2,6 +2,7 @@ package bundles
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,10 +19,11 @@ type Difference struct {
 	Facts    Facts           `json:"facts"`
 	Index    store.Content   `json:"index"`
 	Since    Since           `json:"since"`
-	Size     int64           `json:"size"`     // bytes of the difference as a file
-	Whole    int64           `json:"whole"`    // bytes of the whole bundle
-	Items    []Item          `json:"items"`    // the dearest first
-	Packages []PackageChange `json:"packages"` // the dearest first
+	Size     int64           `json:"size"`            // bytes of the difference as a file
+	Whole    int64           `json:"whole"`           // bytes of the whole bundle
+	Patch    int64           `json:"patch,omitempty"` // bytes of the patch that the root is carried as
+	Items    []Item          `json:"items"`           // the dearest first
+	Packages []PackageChange `json:"packages"`        // the dearest first
 }
 
 // PartForm is the kind of the item that is carried always: index, signatures,
@@ -50,18 +52,26 @@ type PackageChange struct {
 }
 
 // Diff prices what a difference of v from base carries, file by file and image
-// by image, and names the packages that made it necessary. Items add up to the
-// size of the file that PackSince writes.
-func Diff(v, base *Verified) (Difference, error) {
+// by image, and names the packages that made it necessary. The root is priced
+// whole: a patch would have to be made.
+func Diff(v, base *Verified) (Difference, error) { return diff(context.Background(), v, base, false) }
+
+// DiffPacked is Diff with the root priced as PackSince carries it, which takes
+// as long as making it. Items add up to the size of the file.
+func DiffPacked(ctx context.Context, v, base *Verified) (Difference, error) {
+	return diff(ctx, v, base, true)
+}
+
+func diff(ctx context.Context, v, base *Verified, patch bool) (Difference, error) {
 	fail := func(err error) (Difference, error) {
 		return Difference{}, fmt.Errorf("cannot price release %d: %w", v.Facts().Release, err)
 	}
 	d := Difference{Facts: v.Facts(), Index: v.Index(), Since: base.asBase()}
-	files, err := v.layoutSince(base)
+	files, err := v.layoutSince(ctx, base, patch)
 	if err != nil {
 		return fail(err)
 	}
-	whole, err := v.layoutSince(nil)
+	whole, err := v.layoutSince(ctx, nil, false)
 	if err != nil {
 		return fail(err)
 	}
@@ -75,7 +85,12 @@ func Diff(v, base *Verified) (Difference, error) {
 	for _, f := range files {
 		carried[f.Content] = true
 	}
-	if d.Items, err = items(v, base, carried); err != nil {
+	for _, f := range files {
+		if f.generate != nil {
+			d.Patch = f.Content.Size
+		}
+	}
+	if d.Items, err = items(v, base, carried, d.Patch); err != nil {
 		return fail(err)
 	}
 	form := Item{Kind: PartForm, Name: "index, signatures, manifests", Change: "changed", Bytes: d.Size}
@@ -138,7 +153,7 @@ func (h holding) key(exact bool) string {
 	return h.Kind + " " + component + " " + name
 }
 
-func items(v, base *Verified, carried map[store.Content]bool) ([]Item, error) {
+func items(v, base *Verified, carried map[store.Content]bool, patch int64) ([]Item, error) {
 	now, err := v.holdings()
 	if err != nil {
 		return nil, err
@@ -175,6 +190,9 @@ func items(v, base *Verified, carried map[store.Content]bool) ([]Item, error) {
 				it.Bytes += c.Size
 				delete(carried, c)
 			}
+		}
+		if h.Kind == PartOS && h.Name == RootErofs {
+			it.Bytes += patch
 		}
 		switch b := matched[i]; {
 		case b == nil:

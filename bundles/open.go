@@ -67,7 +67,7 @@ func (t Trust) admit(index []byte, d store.Digest, sigs []signing.Signature) (si
 // itself failed or ctx ended, or it is a [DifferenceError]. The blobs of what
 // Open returns cannot be read again; OpenAt's can.
 func Open(ctx context.Context, r io.Reader, trust Trust, progress Progress) (*Verified, error) {
-	return open(ctx, r, 0, trust, progress, nil)
+	return open(ctx, r, nil, 0, trust, progress, nil)
 }
 
 // OpenAt is Open for a bundle of size bytes that can be read at any place. The
@@ -78,27 +78,13 @@ func Open(ctx context.Context, r io.Reader, trust Trust, progress Progress) (*Ve
 // any, the error is a [DifferenceError], and the file itself is good; with the
 // wrong ones it also wraps ErrRefused.
 func OpenAt(ctx context.Context, r io.ReaderAt, size int64, trust Trust, progress Progress, bases ...*Verified) (*Verified, error) {
-	v, err := open(ctx, io.NewSectionReader(r, 0, size), size, trust, progress, bases)
-	if err != nil {
-		return nil, err
-	}
-	src := bundleSource{r, map[store.Digest]Blob{}}
-	for _, b := range v.blobs {
-		if b.Offset >= 0 {
-			src.blobs[b.Digest] = b
-		}
-	}
-	v.source = src
-	if v.base != nil && v.base.source != nil {
-		v.source = joined{src, v.base.source}
-	}
-	return v, nil
+	return open(ctx, io.NewSectionReader(r, 0, size), r, size, trust, progress, bases)
 }
 
-func open(ctx context.Context, r io.Reader, size int64, trust Trust, progress Progress, bases []*Verified) (*Verified, error) {
+func open(ctx context.Context, r io.Reader, at io.ReaderAt, size int64, trust Trust, progress Progress, bases []*Verified) (*Verified, error) {
 	ra := newReadAhead(ctx, r, size)
 	defer ra.close()
-	s := &stream{in: ra, total: size, progress: progress, difference: difference{bases: bases}}
+	s := &stream{in: ra, at: at, total: size, progress: progress, difference: difference{bases: bases}}
 	v, err := s.release(trust)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open bundle: %w", err)
@@ -110,6 +96,7 @@ func open(ctx context.Context, r io.Reader, size int64, trust Trust, progress Pr
 // the bytes compared with it.
 type stream struct {
 	in       *readAhead
+	at       io.ReaderAt // to read blobs again; may be nil
 	off      int64
 	total    int64
 	progress Progress
@@ -141,6 +128,9 @@ func (s *stream) release(trust Trust) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.patch(); err != nil {
+		return nil, err
+	}
 	if err := s.nothingElse(); err != nil {
 		return nil, err
 	}
@@ -154,6 +144,15 @@ func (s *stream) release(trust Trust) (*Verified, error) {
 		return nil, err
 	}
 	v := &Verified{contents: c, signed: sg, accepted: acc, blobs: s.blobs, base: s.base}
+	if s.at != nil {
+		src := bundleSource{s.at, map[store.Digest]Blob{}}
+		for _, b := range append(s.blobs, s.patchAt) {
+			if b.Offset > 0 {
+				src.blobs[b.Digest] = b
+			}
+		}
+		v.source = src
+	}
 	if s.since == nil {
 		return v, nil
 	}

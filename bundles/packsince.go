@@ -11,11 +11,12 @@ import (
 
 // PackSince writes the difference of v from an earlier release of the same
 // site: the bundle of v without the blobs that base has, manifests excepted,
-// so that a reader can tell what is missing. Without a base it writes the
+// so that a reader can tell what is missing. Where it is smaller, the root is
+// carried as a patch from base's. Without a base it writes the
 // whole bundle, which may have been opened from a difference: the bytes are
 // those of Pack. What w has on an error is not a bundle.
 func PackSince(ctx context.Context, w io.Writer, v, base *Verified, progress Progress) error {
-	files, err := v.layoutSince(base)
+	files, err := v.layoutSince(ctx, base, true)
 	if err == nil {
 		err = writeFiles(ctx, w, files, progress)
 	}
@@ -28,18 +29,19 @@ func PackSince(ctx context.Context, w io.Writer, v, base *Verified, progress Pro
 // packedFile is a file of a bundle: its bytes, or where they are read from.
 type packedFile struct {
 	Entry
-	from *Verified
+	from     *Verified
+	generate func(io.Writer) error // or what writes them; Content is known
 }
 
 func (f packedFile) size() int64 {
-	if f.from == nil {
+	if f.Data != nil {
 		return int64(len(f.Data))
 	}
 	return f.Content.Size
 }
 
 // layoutSince lists the files of the bundle that PackSince writes.
-func (v *Verified) layoutSince(base *Verified) ([]packedFile, error) {
+func (v *Verified) layoutSince(ctx context.Context, base *Verified, patch bool) ([]packedFile, error) {
 	var since *Since
 	left := map[store.Content]bool{}
 	if base != nil {
@@ -52,22 +54,34 @@ func (v *Verified) layoutSince(base *Verified) ([]packedFile, error) {
 		if left, err = base.reach(); err != nil {
 			return nil, err
 		}
+		if patch {
+			if since.patch, err = v.patchSince(ctx, base); err != nil {
+				return nil, err
+			}
+		}
+		if since.patch != nil {
+			left[since.patch.makes] = true
+		}
 	}
 	index, err := sinceJSON(v.signed, since)
 	if err != nil {
 		return nil, err
 	}
-	files := []packedFile{{Entry{Path: layoutName, Data: []byte(layoutJSON)}, nil}, {Entry{Path: indexName, Data: index}, nil}}
+	files := []packedFile{{Entry: Entry{Path: layoutName, Data: []byte(layoutJSON)}}, {Entry: Entry{Path: indexName, Data: index}}}
 	trusted := func([]byte, []signing.Signature) error { return nil } // v is verified already
 	_, err = walk(v.signed, trusted, func(c store.Content, small bool) ([]byte, error) {
 		if small || !left[c] {
-			files = append(files, packedFile{Entry{Path: blobName(c.Digest), Content: c}, v})
+			files = append(files, packedFile{Entry: Entry{Path: blobName(c.Digest), Content: c}, from: v})
 		}
 		if !small {
 			return nil, nil
 		}
 		return v.small(c)
 	})
+	if since != nil && since.patch != nil {
+		p := since.patch
+		files = append(files, packedFile{Entry: Entry{Path: blobName(p.blob.Digest), Content: p.blob}, generate: p.generate})
+	}
 	return files, err
 }
 
@@ -109,9 +123,12 @@ func writeFiles(ctx context.Context, w io.Writer, files []packedFile, progress P
 }
 
 func (f packedFile) copyTo(w io.Writer) error {
-	if f.from == nil {
+	if f.Data != nil {
 		_, err := w.Write(f.Data)
 		return err
+	}
+	if f.generate != nil {
+		return f.generate(w)
 	}
 	r, err := f.from.OpenBlob(f.Content)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +23,7 @@ const annSince = "dev.holdfast.since"
 type Since struct {
 	Release uint64        `json:"release"`
 	Index   store.Content `json:"index"`
+	patch   *rootPatch
 }
 
 func (s Since) String() string { return fmt.Sprintf("release %d (%s)", s.Release, s.Index.Digest) }
@@ -66,7 +68,7 @@ func (v *Verified) Since() (Since, bool) {
 	return v.base.asBase(), true
 }
 
-func (v *Verified) asBase() Since { return Since{v.Facts().Release, v.Index()} }
+func (v *Verified) asBase() Since { return Since{Release: v.Facts().Release, Index: v.Index()} }
 
 // sinceJSON is the index.json of a bundle: of a difference if since is set.
 func sinceJSON(sg signed, since *Since) ([]byte, error) {
@@ -77,7 +79,26 @@ func sinceJSON(sg signed, since *Since) ([]byte, error) {
 	d := descriptor(ocispec.MediaTypeImageIndex, since.Index)
 	d.Annotations = map[string]string{annSince: strconv.FormatUint(since.Release, 10)}
 	ix.Manifests = append(ix.Manifests, d)
+	if p := since.patch; p != nil {
+		d := descriptor(MediaPatch, p.blob)
+		d.Annotations = map[string]string{annPatch: fmt.Sprintf("%s %d", p.makes.Digest, p.makes.Size)}
+		ix.Manifests = append(ix.Manifests, d)
+	}
 	return marshalJSON(ix)
+}
+
+// parsePatchOf reads the annotation that says what a patch makes: digest and size.
+func parsePatchOf(s string) (store.Content, error) {
+	d, n, _ := strings.Cut(s, " ")
+	digest, err := store.ParseDigest(d)
+	if err != nil {
+		return store.Content{}, err
+	}
+	size, err := strconv.ParseInt(n, 10, 64)
+	if err != nil || size < 0 {
+		return store.Content{}, fmt.Errorf("%s is %q", annPatch, s)
+	}
+	return store.Content{Digest: digest, Size: size}, nil
 }
 
 // reach lists what the release index refers to: manifests, and what those
@@ -118,6 +139,7 @@ type difference struct {
 	base    *Verified   // nil: none was given
 	left    map[store.Content]bool
 	missing []store.Content
+	patchAt Blob
 }
 
 // findBase looks for the base among those given, now that the index is
@@ -149,13 +171,15 @@ func (s *stream) findBase(index []byte, at store.Content) error {
 	if s.base == nil {
 		return nil
 	}
-	if got := s.base.asBase(); got != *s.since {
+	if got := s.base.asBase(); got.Release != s.since.Release {
 		return refuse(fmt.Errorf("%s calls its base %s, which is %s", indexName, s.since, got))
 	}
 	if err := checkBase(f, s.base.Facts()); err != nil {
 		return refuse(err)
 	}
-	s.left, err = s.base.reach()
+	if s.left, err = s.base.reach(); err == nil && s.since.patch != nil {
+		s.left[s.since.patch.makes] = true
+	}
 	return err
 }
 
@@ -177,7 +201,9 @@ func (s *stream) blobOfDifference(c store.Content, small bool) ([]byte, error) {
 		if next, err := s.isNext(c); err != nil {
 			return nil, err
 		} else if !next {
-			s.missing = append(s.missing, c)
+			if p := s.since.patch; p == nil || p.makes != c {
+				s.missing = append(s.missing, c)
+			}
 			s.blobs = append(s.blobs, Blob{c, -1})
 			return nil, nil
 		}
@@ -202,6 +228,27 @@ func (s *stream) isNext(c store.Content) (bool, error) {
 	return bytes.Equal(s.ahead, want[:block]), nil
 }
 
+// patch reads the patch, which follows everything else, and sees that it is
+// for a blob that the difference is without.
+func (s *stream) patch() error {
+	if s.since == nil || s.since.patch == nil {
+		return nil
+	}
+	p := s.since.patch
+	if !slices.ContainsFunc(s.blobs, func(b Blob) bool { return b.Content == p.makes && b.Offset < 0 }) {
+		return s.fault(indexName, s.off, fmt.Errorf("it names a patch for %s, which is not left out", p.makes.Digest))
+	}
+	if slices.ContainsFunc(s.blobs, func(b Blob) bool { return b.Digest == p.blob.Digest }) {
+		return s.fault(indexName, s.off, fmt.Errorf("it names the patch %s, which is a blob of the release", p.blob.Digest))
+	}
+	if _, err := s.blob(p.blob, false); err != nil {
+		return err
+	}
+	s.patchAt = s.blobs[len(s.blobs)-1]
+	s.blobs = s.blobs[:len(s.blobs)-1] // it is not of the release
+	return nil
+}
+
 // nothingElse tells what a difference carries that it should not, if a header
 // that was looked at fitted no blob.
 func (s *stream) nothingElse() error {
@@ -215,8 +262,16 @@ func (s *stream) nothingElse() error {
 // with one the blobs that it should have and does not. The root has a
 // partition of its own on a node: only what reads it finds it missing.
 func (s *stream) complete(v *Verified) error {
+	if p := s.since.patch; p != nil {
+		if f, ok := v.File(PartOS, RootErofs); !ok || f.Content != p.makes {
+			return refuse(fmt.Errorf("%s: it names a patch for %s, which is not %s", indexName, p.makes.Digest, RootErofs))
+		}
+	}
 	if s.base == nil {
 		return &DifferenceError{Facts: v.Facts(), Index: v.Index(), Accepted: v.accepted, Since: *s.since, Missing: s.missing}
+	}
+	if err := v.join(s.since.patch); err != nil {
+		return err
 	}
 	var root []store.Digest
 	for _, f := range s.base.OSFiles() {
@@ -229,6 +284,10 @@ func (s *stream) complete(v *Verified) error {
 		if b.Offset >= 0 || slices.Contains(root, b.Digest) {
 			continue
 		}
+		if p := s.since.patch; p != nil && p.makes == b.Content {
+			errs = append(errs, v.readAll(b.Content)) // the patch is not signed: what it makes is looked at
+			continue
+		}
 		if err := s.base.has(b.Content); err != nil {
 			errs = append(errs, err)
 		}
@@ -237,6 +296,37 @@ func (s *stream) complete(v *Verified) error {
 		return refuse(fmt.Errorf("its base, %s, is not whole: %w\nhint: carry the whole bundle", s.since, err))
 	}
 	return nil
+}
+
+// join lets v read from its base, and what a patch makes from its base's root.
+func (v *Verified) join(p *rootPatch) error {
+	if v.source == nil {
+		return nil
+	}
+	from := joined{v.source}
+	if p != nil {
+		whole := *v
+		m, err := whole.patched(p, v.base)
+		if err != nil {
+			return err
+		}
+		from = append(from, m)
+	}
+	if v.base.source != nil {
+		from = append(from, v.base.source)
+	}
+	v.source = from
+	return nil
+}
+
+// readAll reads a blob to where it is checked.
+func (v *Verified) readAll(c store.Content) error {
+	r, err := v.OpenBlob(c)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, r)
+	return errors.Join(err, r.Close())
 }
 
 // has looks whether a blob can be read, and not at its bytes.

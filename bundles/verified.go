@@ -26,6 +26,7 @@ type Verified struct {
 	blobs    []Blob // of a bundle
 	source   source
 	base     *Verified // of a difference
+	root     Opener    // root.erofs decompressed, from elsewhere; may be nil
 }
 
 // Blob is a blob of a release and where its bytes begin in the bundle; -1 if

@@ -71,6 +71,12 @@ func parseIndexJSON(b []byte) (rels, sigs []store.Content, since *Since, err err
 				return fail(fmt.Errorf("%s is %q", annSince, n))
 			}
 			since = &Since{Release: release, Index: c}
+		case since != nil && since.patch == nil && d.MediaType == MediaPatch:
+			makes, err := parsePatchOf(d.Annotations[annPatch])
+			if err != nil {
+				return fail(err)
+			}
+			since.patch = &rootPatch{blob: c, makes: makes}
 		default:
 			return fail(fmt.Errorf("%s is neither a release nor its signatures", c.Digest))
 		}

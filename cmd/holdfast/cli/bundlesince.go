@@ -87,7 +87,7 @@ difference from BASE itself.`,
 			if err != nil {
 				return err
 			}
-			return a.withBundles(c.Context(), trust, args[0], args[1], true, a.showDiff)
+			return a.withBundles(c.Context(), trust, args[0], args[1], true, func(v, b *bundles.Verified) error { return a.showDiff(c.Context(), v, b) })
 		},
 	})
 }
@@ -178,8 +178,8 @@ func (a *app) showDifference(name string, d *bundles.DifferenceError) error {
 	return nil
 }
 
-func (a *app) showDiff(v, base *bundles.Verified) error {
-	d, err := bundles.Diff(v, base)
+func (a *app) showDiff(ctx context.Context, v, base *bundles.Verified) error {
+	d, err := bundles.DiffPacked(ctx, v, base)
 	if err != nil {
 		return err
 	}
@@ -192,6 +192,9 @@ func (a *app) showDiff(v, base *bundles.Verified) error {
 		name := it.Name
 		if it.Kind == bundles.PartManifests {
 			name = it.Component + " " + name
+		}
+		if it.Kind == bundles.PartOS && it.Name == bundles.RootErofs && d.Patch > 0 {
+			name += " (as a patch)"
 		}
 		if it.From != "" {
 			name += " (was " + it.From + ")"
