@@ -3,6 +3,7 @@ package guard_test
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/x509"
 	"debug/pe"
 	"encoding/binary"
 	"os"
@@ -12,8 +13,6 @@ import (
 	"testing"
 	"time"
 	"unicode/utf16"
-
-	"crypto/x509"
 
 	"holdfast.dev/holdfast/image/guard"
 	"holdfast.dev/holdfast/signing"
