@@ -3,9 +3,11 @@ package cli_test
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -55,3 +57,14 @@ func flashUntil(ts *testscript.TestScript, _ bool, args []string) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// A disk that flash accepts has room for what the node makes at its first boot.
+func TestFlashLeavesRoom(t *testing.T) {
+	b, err := os.ReadFile("../../../image/files/usr/lib/repart.d/60-var.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("SizeMinBytes=%dG\n", cli.VarMin>>30); !strings.Contains(string(b), want) {
+		t.Errorf("no %q in\n%s", want, b)
+	}
+}
