@@ -179,7 +179,8 @@ func readUncached(f *os.File, size int64) ([]byte, error) {
 	return b[:n], nil
 }
 
-// Rename gives a file among the entries another name, and flushes.
+// Rename gives a file among the entries another name, and flushes. After a power
+// cut the file may have both names, with the same clusters: see Normalize.
 func Rename(espDir, from, to string) error {
 	dir := filepath.Join(espDir, EntryDir)
 	if _, err := os.Lstat(filepath.Join(dir, to)); err == nil && from != to {
@@ -188,7 +189,20 @@ func Rename(espDir, from, to string) error {
 	if err := os.Rename(filepath.Join(dir, from), filepath.Join(dir, to)); err != nil {
 		return fmt.Errorf("cannot rename boot entry: %w", err)
 	}
+	// Linux makes the new name for an empty file first, and says where its
+	// clusters are when the file, not the directory, is flushed.
+	if err := syncFile(filepath.Join(dir, to)); err != nil {
+		return fmt.Errorf("cannot flush boot entry: %w", err)
+	}
 	return syncDir(espDir)
+}
+
+func syncFile(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // Remove removes a file from among the entries, and flushes. It is no error if

@@ -308,6 +308,12 @@ func TestNormalize(t *testing.T) {
 			func(t *testing.T, o *overlay) { linkTo(t, o, "holdfast-2+2-1.efi", "holdfast-2+3.efi") }, "holdfast-1.efi holdfast-2+2-1.efi"},
 		"torn rename by the agent": {[]string{"holdfast-1.efi", "holdfast-2.new", "holdfast-2+3.efi"},
 			func(t *testing.T, o *overlay) { linkTo(t, o, "holdfast-2+3.efi", "holdfast-2.new") }, "holdfast-1.efi holdfast-2+3.efi"},
+		"rename cut at its first step": {[]string{"holdfast-1.efi", "holdfast-2.new", "holdfast-2+3.efi"}, func(t *testing.T, o *overlay) {
+			_, files := linux(t, o, int64(len(o.base)))
+			at := files["holdfast-2+3.efi"].slots[2]
+			o.patch(at+20, make([]byte, 2))
+			o.patch(at+26, make([]byte, 6))
+		}, "holdfast-1.efi"},
 		"to zero": {[]string{"holdfast-2+0-1.efi", "holdfast-2+2-1.efi"},
 			func(t *testing.T, o *overlay) { linkTo(t, o, "holdfast-2+2-1.efi", "holdfast-2+0-1.efi") }, "holdfast-2+0-1.efi"},
 		"torn removal": {[]string{"holdfast-1.efi", "holdfast-2.efi"}, func(t *testing.T, o *overlay) {
