@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -64,6 +68,9 @@ func (c *Client) request(ctx context.Context, u string, offset int64) (*body, er
 	if stall == 0 {
 		stall = time.Minute
 	}
+	if strings.HasPrefix(u, "file:") {
+		return openFile(ctx, u, offset, stall)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(stall, func() { cancel(fmt.Errorf("no byte for %v", stall)) })
 	done := func() { timer.Stop(); cancel(nil) }
@@ -78,6 +85,41 @@ func (c *Client) request(ctx context.Context, u string, offset int64) (*body, er
 		b.start = offset
 	}
 	return b, nil
+}
+
+// openFile is request for a mirror that is a directory of this machine, or a
+// disk that was plugged in.
+func openFile(ctx context.Context, u string, offset int64, stall time.Duration) (*body, error) {
+	parsed, err := url.Parse(u)
+	if err != nil {
+		return nil, &permanentError{err}
+	}
+	f, err := os.Open(filepath.FromSlash(parsed.Path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &permanentError{fmt.Errorf("%w: no such file", errGone)}
+	}
+	if err != nil {
+		return nil, &permanentError{err}
+	}
+	fi, err := f.Stat()
+	switch {
+	case err != nil:
+	case !fi.Mode().IsRegular():
+		err = errors.New("not a regular file")
+	case offset > fi.Size():
+		f.Close()
+		return nil, fmt.Errorf("%w: the file ends before", errRange)
+	default:
+		_, err = f.Seek(offset, io.SeekStart)
+	}
+	if err != nil {
+		f.Close()
+		return nil, &permanentError{err}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	// A read of a file cannot be cancelled: it ends, or the machine hangs.
+	timer := time.AfterFunc(stall, func() {})
+	return &body{stallReader{ctx, f, timer, stall}, offset, func() { f.Close(); timer.Stop(); cancel(nil) }}, nil
 }
 
 func (c *Client) do(ctx context.Context, u string, offset int64) (*http.Response, error) {
@@ -132,6 +174,9 @@ type stallReader struct {
 }
 
 func (s *stallReader) Read(p []byte) (int, error) {
+	if err := context.Cause(s.ctx); err != nil {
+		return 0, err
+	}
 	n, err := s.r.Read(p)
 	if n > 0 {
 		s.timer.Reset(s.stall)

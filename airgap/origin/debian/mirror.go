@@ -1,6 +1,6 @@
-// Package debian fetches signed indices and packages from Debian mirrors. No
-// host name is in the code: mirrors come from the site, the environment or the
-// host's apt sources.
+// Package debian fetches signed indices and packages from Debian mirrors, which
+// may be directories. No host name is in the code: mirrors come from the site,
+// the environment or the host's apt sources.
 package debian
 
 import (
@@ -124,10 +124,15 @@ func fromEnvironment(env func(string) string) (Mirror, error) {
 
 func baseURL(s string) (string, error) {
 	u, err := url.Parse(strings.TrimRight(s, "/"))
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return "", fmt.Errorf("%.200q is no http or https URL of a mirror", s)
+	if err == nil && u.RawQuery == "" && u.Fragment == "" {
+		switch {
+		case (u.Scheme == "http" || u.Scheme == "https") && u.Host != "":
+			return u.String(), nil
+		case u.Scheme == "file" && u.Host == "" && path.IsAbs(u.Path):
+			return u.String(), nil
+		}
 	}
-	return u.String(), nil
+	return "", fmt.Errorf("%.200q is no http, https or file URL of a mirror", s)
 }
 
 // aptMirrors reads sources.list, sources.list.d/*.list and *.sources.
@@ -193,7 +198,7 @@ func (s source) addTo(m Mirror, apt fs.FS) Mirror {
 }
 
 // expand follows apt's mirror lists, mirror+file:/etc/apt/…, to the URLs in
-// them. What is not to be had by HTTP is left out.
+// them. What is no URL that a mirror can have is left out.
 func expand(uri string, apt fs.FS) []string {
 	lines := []string{uri}
 	if name, ok := strings.CutPrefix(uri, "mirror+file:"); ok {

@@ -43,6 +43,8 @@ func TestMirrors(t *testing.T) {
 			"http://env.example/d http://env2.example/d", "http://sec.example/mirror https://two.example/debian-security"},
 		"site before all": {env(debian.EnvMain, "http://env.example/d", debian.EnvSecurity, "http://env.example/s"), []string{"https://site.example/debian/", "https://site.example/debian-security"},
 			"https://site.example/debian", "https://site.example/debian-security"},
+		"directories": {env(), []string{"file:///srv/my%20mirror/debian/", "file:///srv/debian-security"},
+			"file:///srv/my%20mirror/debian", "file:///srv/debian-security"},
 	} {
 		m, err := debian.Mirrors(c.env, apt, c.site)
 		if err != nil || strings.Join(m.Main, " ") != c.main || strings.Join(m.Security, " ") != c.security {
@@ -56,7 +58,7 @@ func TestNoMirror(t *testing.T) {
 	if !errors.Is(err, debian.ErrNoMirror) || !strings.Contains(err.Error(), "hint: ") || !strings.Contains(err.Error(), "security archive") {
 		t.Errorf("got %v", err)
 	}
-	for _, bad := range []string{"ftp://a.example/debian", "a.example/debian", "http:///debian", "http://a.example/debian?x"} {
+	for _, bad := range []string{"ftp://a.example/debian", "a.example/debian", "http:///debian", "http://a.example/debian?x", "file://host/debian", "file:debian", "file:///"} {
 		if _, err := debian.Mirrors(env(), apt, []string{bad}); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
