@@ -103,6 +103,27 @@ func TestSticks(t *testing.T) {
 	}
 	_, err := Up(t.Context(), c, nil)
 	wantHint(t, err, "must listen before")
+	both := c
+	both.Image = base
+	_, err = Up(t.Context(), both, nil)
+	wantHint(t, err, "the disk's server has the image")
+	far := c
+	far.Disk = filepath.Join(t.TempDir(), strings.Repeat("d", 100), "sock")
+	if err := os.Mkdir(filepath.Dir(far.Disk), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	other, err := nbd.Open(base, overlay+"-far", nbd.Options{})
+	if err == nil {
+		err = other.Listen(far.Disk)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Up(t.Context(), far, nil)
+	wantHint(t, err, "put the socket into the lab's directory")
+	if err := other.Close(); err != nil {
+		t.Error(err)
+	}
 	d, vm := powerUp()
 	stick := filepath.Join(t.TempDir(), "stick, image")
 	if err := os.WriteFile(stick, make([]byte, 1<<20), 0o600); err != nil {
@@ -121,8 +142,16 @@ func TestSticks(t *testing.T) {
 	if err := vm.AttachDisk(t.Context(), stick, "one"); err == nil {
 		t.Error("one stick was plugged in twice")
 	}
-	if err := vm.DetachDisk(t.Context(), "one"); err != nil {
-		t.Fatal(err)
+	for i := range 3 { // the same one, again and again
+		if err := vm.DetachDisk(t.Context(), "one"); err != nil {
+			t.Fatal(err)
+		}
+		if i == 2 {
+			break
+		}
+		if err := vm.AttachDisk(t.Context(), stick, "one"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if stickThere(t, vm, "one") || !stickThere(t, vm, "two") {
 		t.Error("the wrong stick was pulled out")
