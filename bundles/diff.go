@@ -19,11 +19,10 @@ type Difference struct {
 	Facts    Facts           `json:"facts"`
 	Index    store.Content   `json:"index"`
 	Since    Since           `json:"since"`
-	Size     int64           `json:"size"`            // bytes of the difference as a file
-	Whole    int64           `json:"whole"`           // bytes of the whole bundle
-	Patch    int64           `json:"patch,omitempty"` // bytes of the patch that the root is carried as
-	Items    []Item          `json:"items"`           // the dearest first
-	Packages []PackageChange `json:"packages"`        // the dearest first
+	Size     int64           `json:"size"`     // bytes of the difference as a file
+	Whole    int64           `json:"whole"`    // bytes of the whole bundle
+	Items    []Item          `json:"items"`    // the dearest first
+	Packages []PackageChange `json:"packages"` // the dearest first
 }
 
 // PartForm is the kind of the item that is carried always: index, signatures,
@@ -37,7 +36,8 @@ type Item struct {
 	Name      string `json:"name"`
 	Change    string `json:"change"` // added, changed, removed
 	From      string `json:"from,omitempty"`
-	Bytes     int64  `json:"bytes"` // carried; a blob of several items counts for the first
+	Patch     bool   `json:"patch,omitempty"` // carried as a patch
+	Bytes     int64  `json:"bytes"`           // carried; a blob of several items counts for the first
 }
 
 // PackageChange is a package that is not as it was in something that holds it.
@@ -52,12 +52,12 @@ type PackageChange struct {
 }
 
 // Diff prices what a difference of v from base carries, file by file and image
-// by image, and names the packages that made it necessary. The root is priced
-// whole: a patch would have to be made.
+// by image, and names the packages that made it necessary. What may come
+// as a patch is priced whole: the patch would have to be made.
 func Diff(v, base *Verified) (Difference, error) { return diff(context.Background(), v, base, false) }
 
-// DiffPacked is Diff with the root priced as PackSince carries it, which takes
-// as long as making it. Items add up to the size of the file.
+// DiffPacked is Diff with patches priced as PackSince carries them, which takes
+// as long as making them. Items add up to the size of the file.
 func DiffPacked(ctx context.Context, v, base *Verified) (Difference, error) {
 	return diff(ctx, v, base, true)
 }
@@ -85,12 +85,13 @@ func diff(ctx context.Context, v, base *Verified, patch bool) (Difference, error
 	for _, f := range files {
 		carried[f.Content] = true
 	}
+	patches := map[store.Content]int64{}
 	for _, f := range files {
-		if f.generate != nil {
-			d.Patch = f.Content.Size
+		if f.patch.generate != nil {
+			patches[f.patch.makes] = f.Content.Size
 		}
 	}
-	if d.Items, err = items(v, base, carried, d.Patch); err != nil {
+	if d.Items, err = items(v, base, carried, patches); err != nil {
 		return fail(err)
 	}
 	form := Item{Kind: PartForm, Name: "index, signatures, manifests", Change: "changed", Bytes: d.Size}
@@ -153,7 +154,7 @@ func (h holding) key(exact bool) string {
 	return h.Kind + " " + component + " " + name
 }
 
-func items(v, base *Verified, carried map[store.Content]bool, patch int64) ([]Item, error) {
+func items(v, base *Verified, carried map[store.Content]bool, patches map[store.Content]int64) ([]Item, error) {
 	now, err := v.holdings()
 	if err != nil {
 		return nil, err
@@ -191,8 +192,9 @@ func items(v, base *Verified, carried map[store.Content]bool, patch int64) ([]It
 				delete(carried, c)
 			}
 		}
-		if h.Kind == PartOS && h.Name == RootErofs {
-			it.Bytes += patch
+		if n, ok := patches[h.blobs[0]]; ok {
+			it.Patch = true
+			it.Bytes += n
 		}
 		switch b := matched[i]; {
 		case b == nil:

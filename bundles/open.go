@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -128,7 +129,7 @@ func (s *stream) release(trust Trust) (*Verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.patch(); err != nil {
+	if err := s.readPatches(); err != nil {
 		return nil, err
 	}
 	if err := s.nothingElse(); err != nil {
@@ -146,7 +147,7 @@ func (s *stream) release(trust Trust) (*Verified, error) {
 	v := &Verified{contents: c, signed: sg, accepted: acc, blobs: s.blobs, base: s.base}
 	if s.at != nil {
 		src := bundleSource{s.at, map[store.Digest]Blob{}}
-		for _, b := range append(s.blobs, s.patchAt) {
+		for _, b := range slices.Concat(s.blobs, s.patchBlobs) {
 			if b.Offset > 0 {
 				src.blobs[b.Digest] = b
 			}

@@ -11,8 +11,8 @@ import (
 
 // PackSince writes the difference of v from an earlier release of the same
 // site: the bundle of v without the blobs that base has, manifests excepted,
-// so that a reader can tell what is missing. Where it is smaller, the root is
-// carried as a patch from base's. Without a base it writes the
+// so that a reader can tell what is missing. Where it is smaller, root
+// and UKI are carried as patches from base's. Without a base it writes the
 // whole bundle, which may have been opened from a difference: the bytes are
 // those of Pack. What w has on an error is not a bundle.
 func PackSince(ctx context.Context, w io.Writer, v, base *Verified, progress Progress) error {
@@ -29,8 +29,8 @@ func PackSince(ctx context.Context, w io.Writer, v, base *Verified, progress Pro
 // packedFile is a file of a bundle: its bytes, or where they are read from.
 type packedFile struct {
 	Entry
-	from     *Verified
-	generate func(io.Writer) error // or what writes them; Content is known
+	from  *Verified
+	patch filePatch // or what writes them; Content is known
 }
 
 func (f packedFile) size() int64 {
@@ -42,25 +42,24 @@ func (f packedFile) size() int64 {
 
 // layoutSince lists the files of the bundle that PackSince writes.
 func (v *Verified) layoutSince(ctx context.Context, base *Verified, patch bool) ([]packedFile, error) {
-	var since *Since
+	var since *fromBase
 	left := map[store.Content]bool{}
 	if base != nil {
 		if err := checkBase(v.Facts(), base.Facts()); err != nil {
 			return nil, err
 		}
-		s := base.asBase()
-		since = &s
+		since = &fromBase{Since: base.asBase()}
 		var err error
 		if left, err = base.reach(); err != nil {
 			return nil, err
 		}
 		if patch {
-			if since.patch, err = v.patchSince(ctx, base); err != nil {
+			if since.patches, err = v.patchesSince(ctx, base); err != nil {
 				return nil, err
 			}
 		}
-		if since.patch != nil {
-			left[since.patch.makes] = true
+		for _, p := range since.patches {
+			left[p.makes] = true
 		}
 	}
 	index, err := sinceJSON(v.signed, since)
@@ -78,9 +77,10 @@ func (v *Verified) layoutSince(ctx context.Context, base *Verified, patch bool) 
 		}
 		return v.small(c)
 	})
-	if since != nil && since.patch != nil {
-		p := since.patch
-		files = append(files, packedFile{Entry: Entry{Path: blobName(p.blob.Digest), Content: p.blob}, generate: p.generate})
+	if since != nil {
+		for _, p := range since.patches {
+			files = append(files, packedFile{Entry: Entry{Path: blobName(p.blob.Digest), Content: p.blob}, patch: p})
+		}
 	}
 	return files, err
 }
@@ -127,8 +127,8 @@ func (f packedFile) copyTo(w io.Writer) error {
 		_, err := w.Write(f.Data)
 		return err
 	}
-	if f.generate != nil {
-		return f.generate(w)
+	if f.patch.generate != nil {
+		return f.patch.generate(w)
 	}
 	r, err := f.from.OpenBlob(f.Content)
 	if err != nil {

@@ -2,6 +2,7 @@ package bundles
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -11,8 +12,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// A patch makes one file from another, both of whole blocks. It reads the old
-// one once from its beginning to its end, so that neither file need be kept:
+// A patch makes one file from another, both filled up with zeros to whole
+// blocks. It reads the old one once from its beginning to its end, so that neither file need be kept:
 // the files of two roots lie in the same order.
 //
 // It is one zstd stream: patchMagic, then steps until the new file has its
@@ -124,6 +125,26 @@ func (p *patcher) flush() error {
 	return err
 }
 
+// wholeBlocks is a file of size bytes, filled up.
+func wholeBlocks(r io.Reader, size int64) io.Reader {
+	return io.MultiReader(io.LimitReader(r, size), bytes.NewReader(make([]byte, -size&(patchBlock-1))))
+}
+
+// cutOff passes on so many bytes and drops the rest.
+type cutOff struct {
+	w    io.Writer
+	left int64
+}
+
+func (c *cutOff) Write(b []byte) (int, error) {
+	n := min(int64(len(b)), c.left)
+	c.left -= n
+	if _, err := c.w.Write(b[:n]); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
 // applyPatch writes the new file of size bytes. What old and patch say is not
 // believed: the caller checks what comes out.
 func applyPatch(w io.Writer, old io.Reader, patch io.Reader, size int64) error {
@@ -145,7 +166,8 @@ func applyPatch(w io.Writer, old io.Reader, patch io.Reader, size int64) error {
 		}
 		return err
 	}
-	for left := uint64(size / patchBlock); left > 0; {
+	w = &cutOff{w, size}
+	for left := uint64((size + patchBlock - 1) / patchBlock); left > 0; {
 		var step [3]uint64
 		for i := range step {
 			if step[i], err = binary.ReadUvarint(r); err != nil {

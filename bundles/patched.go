@@ -13,7 +13,7 @@ import (
 	"holdfast.dev/holdfast/airgap/store"
 )
 
-// MediaPatch is the media type of a patch from a base's root.
+// MediaPatch is the media type of a patch from a file of the base.
 const MediaPatch = "application/vnd.holdfast.patch.v1+zstd"
 
 // annPatch names the blob that a patch makes.
@@ -113,47 +113,102 @@ func (m *making) Close() error {
 	return err
 }
 
-// rootPatch is the patch that a difference may carry in the place of the root.
-type rootPatch struct {
+// patchTitles are the files of the OS part that a difference may carry as
+// patches: the large ones of which most stays as it was.
+func patchTitles() []string { return []string{RootErofs, UKI} }
+
+// filePatch is a patch that a difference carries in the place of a file.
+type filePatch struct {
 	blob     store.Content // the patch
-	makes    store.Content // the compressed root
+	makes    store.Content // the file as the index names it
 	generate func(io.Writer) error
 }
 
-// patchSince works out the patch from base's root to v's; nil where there is
-// none, because the root is the same, it would not be smaller, or this program
-// or that of the base would not make the same bytes again.
-func (v *Verified) patchSince(ctx context.Context, base *Verified) (*rootPatch, error) {
-	to, ok1 := v.File(PartOS, RootErofs)
-	from, ok2 := base.File(PartOS, RootErofs)
-	if !ok1 || !ok2 || to.Content == from.Content || to.MediaType != MediaRoot || from.MediaType != MediaRoot ||
-		to.Raw.Size%patchBlock != 0 || from.Raw.Size%patchBlock != 0 || v.Facts().Version != base.Facts().Version {
-		return nil, nil
+// patchable finds the file that has these bytes, if it may come as a patch.
+func (v *Verified) patchable(c store.Content) (File, bool) {
+	for _, t := range patchTitles() {
+		if f, ok := v.File(PartOS, t); ok && f.Content == c {
+			return f, true
+		}
 	}
-	again := newCounting()
-	if err := v.readRoot(ctx, to, func(r io.Reader) error { return compressRoot(again, r) }); err != nil || again.content() != to.Content {
-		return nil, ctx.Err()
+	return File{}, false
+}
+
+// plain is the file as it is patched: decompressed.
+func plain(f File) store.Content {
+	if f.Raw == (store.Content{}) {
+		return f.Content
+	}
+	return f.Raw
+}
+
+func (v *Verified) openPlain(f File) (io.ReadCloser, error) {
+	if f.Raw == (store.Content{}) {
+		return v.OpenBlob(f.Content)
+	}
+	return v.openRoot(f)
+}
+
+// packFile writes a plain file as the index names it.
+func packFile(f File, w io.Writer, r io.Reader) error {
+	if f.Raw == (store.Content{}) {
+		_, err := io.Copy(w, struct{ io.Reader }{r})
+		return err
+	}
+	return compressRoot(w, r)
+}
+
+// patchesSince works out the patches from base's files to v's. There is none
+// where the file is the same, the patch would not be smaller, or this program
+// or that of the base would not compress to the same bytes again.
+func (v *Verified) patchesSince(ctx context.Context, base *Verified) ([]filePatch, error) {
+	var out []filePatch
+	for _, title := range patchTitles() {
+		to, ok1 := v.File(PartOS, title)
+		from, ok2 := base.File(PartOS, title)
+		compressed := to.Raw != (store.Content{})
+		if !ok1 || !ok2 || to.Content == from.Content || to.MediaType != from.MediaType || compressed && v.Facts().Version != base.Facts().Version {
+			continue
+		}
+		p, ok, err := v.patchSince(ctx, base, to, from)
+		if err := errors.Join(err, ctx.Err()); err != nil {
+			return nil, err
+		}
+		if ok {
+			out = append(out, p)
+		}
+	}
+	return out, nil
+}
+
+func (v *Verified) patchSince(ctx context.Context, base *Verified, to, from File) (p filePatch, ok bool, err error) {
+	if to.Raw != (store.Content{}) {
+		again := newCounting()
+		if err := v.readPlain(ctx, to, func(r io.Reader) error { return compressRoot(again, r) }); err != nil || again.content() != to.Content {
+			return p, false, nil
+		}
 	}
 	var at map[blockSum][]int64
-	if err := base.readRoot(ctx, from, func(r io.Reader) (err error) { at, err = blockSums(r); return err }); err != nil {
-		return nil, ctx.Err()
+	if err := base.readPlain(ctx, from, func(r io.Reader) (err error) {
+		at, err = blockSums(wholeBlocks(r, plain(from).Size))
+		return err
+	}); err != nil {
+		return p, false, nil
 	}
-	p := rootPatch{makes: to.Content, generate: func(w io.Writer) error {
-		return v.readRoot(ctx, to, func(r io.Reader) error { return makePatch(w, at, r) })
+	p = filePatch{makes: to.Content, generate: func(w io.Writer) error {
+		return v.readPlain(ctx, to, func(r io.Reader) error { return makePatch(w, at, wholeBlocks(r, plain(to).Size)) })
 	}}
 	size := newCounting()
 	if err := p.generate(size); err != nil {
-		return nil, err
+		return p, false, err
 	}
-	if p.blob = size.content(); p.blob.Size >= to.Content.Size {
-		return nil, nil
-	}
-	return &p, nil
+	p.blob = size.content()
+	return p, p.blob.Size < to.Content.Size, nil
 }
 
-// readRoot gives the root to use; that use took all of it is checked here.
-func (v *Verified) readRoot(ctx context.Context, f File, use func(io.Reader) error) error {
-	r, err := v.openRoot(f)
+// readPlain gives a file to use; that use took all of it is checked here.
+func (v *Verified) readPlain(ctx context.Context, f File, use func(io.Reader) error) error {
+	r, err := v.openPlain(f)
 	if err != nil {
 		return err
 	}
@@ -162,18 +217,18 @@ func (v *Verified) readRoot(ctx context.Context, f File, use func(io.Reader) err
 	if err := use(io.TeeReader(stoppable{ctx, r}, h)); err != nil {
 		return err
 	}
-	if h.content() != f.Raw {
+	if h.content() != plain(f) {
 		return fmt.Errorf("%s: %w: its %d bytes are %s", f.Title, store.ErrMismatch, h.n, h.content().Digest)
 	}
 	return nil
 }
 
-// patched is the source of the root that a patch makes from base's root.
-func (v *Verified) patched(p *rootPatch, base *Verified) (source, error) {
-	to, ok1 := v.File(PartOS, RootErofs)
-	from, ok2 := base.File(PartOS, RootErofs)
-	if !ok1 || !ok2 || to.Raw.Size%patchBlock != 0 {
-		return nil, refuse(fmt.Errorf("the patch %s is of a root that is not of whole blocks", p.blob.Digest))
+// patched is the source of the file that a patch makes from base's.
+func (v *Verified) patched(p filePatch, base *Verified) (source, error) {
+	to, ok := v.patchable(p.makes)
+	from, ok2 := base.File(PartOS, to.Title)
+	if !ok || !ok2 {
+		return nil, refuse(fmt.Errorf("the patch %s is for a file that the base does not have", p.blob.Digest))
 	}
 	return made{p.makes, func(ctx context.Context, w io.Writer) error {
 		patch, err := v.OpenBlob(p.blob)
@@ -181,7 +236,7 @@ func (v *Verified) patched(p *rootPatch, base *Verified) (source, error) {
 			return err
 		}
 		defer patch.Close()
-		old, err := base.openRoot(from)
+		old, err := base.openPlain(from)
 		if err != nil {
 			return err
 		}
@@ -190,22 +245,22 @@ func (v *Verified) patched(p *rootPatch, base *Verified) (source, error) {
 		pr, pw := io.Pipe()
 		failed := make(chan error, 1)
 		go func() {
-			err := applyPatch(io.MultiWriter(raw, pw), stoppable{ctx, old}, patch, to.Raw.Size)
+			err := applyPatch(io.MultiWriter(raw, pw), wholeBlocks(stoppable{ctx, old}, plain(from).Size), patch, plain(to).Size)
 			pw.CloseWithError(err)
 			failed <- err
 		}()
-		err = compressRoot(io.MultiWriter(packed, w), pr)
+		err = packFile(to, io.MultiWriter(packed, w), pr)
 		pr.CloseWithError(err)
 		if bad := <-failed; bad != nil && !errors.Is(bad, io.ErrClosedPipe) {
-			err = fmt.Errorf("cannot make %s from the root of release %d: %w", RootErofs, base.Facts().Release, bad)
+			err = bad
 		}
 		switch {
 		case err != nil:
-			return err
-		case raw.content() != to.Raw:
-			return fmt.Errorf("cannot make %s from the root of release %d: %w: what came out is %s", RootErofs, base.Facts().Release, store.ErrMismatch, raw.content().Digest)
+			return fmt.Errorf("cannot make %s from that of release %d: %w", to.Title, base.Facts().Release, err)
+		case raw.content() != plain(to):
+			return fmt.Errorf("cannot make %s from that of release %d: %w: what came out is %s", to.Title, base.Facts().Release, store.ErrMismatch, raw.content().Digest)
 		case packed.content() != to.Content:
-			return fmt.Errorf("cannot make %s again: %w: this program compresses it in another way than the one that built the release\nhint: carry the whole bundle", RootErofs, store.ErrMismatch)
+			return fmt.Errorf("cannot make %s again: %w: this program compresses it in another way than the one that built the release\nhint: carry the whole bundle", to.Title, store.ErrMismatch)
 		}
 		return nil
 	}}, nil

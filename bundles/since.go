@@ -23,10 +23,15 @@ const annSince = "dev.holdfast.since"
 type Since struct {
 	Release uint64        `json:"release"`
 	Index   store.Content `json:"index"`
-	patch   *rootPatch
 }
 
 func (s Since) String() string { return fmt.Sprintf("release %d (%s)", s.Release, s.Index.Digest) }
+
+// fromBase is what index.json says of a difference.
+type fromBase struct {
+	Since
+	patches []filePatch
+}
 
 // DifferenceError says that a bundle is a difference whose base was not there.
 // What the bundle carries was verified whole if Given is empty.
@@ -70,8 +75,13 @@ func (v *Verified) Since() (Since, bool) {
 
 func (v *Verified) asBase() Since { return Since{Release: v.Facts().Release, Index: v.Index()} }
 
+// patched reports whether c comes as a patch.
+func (s fromBase) patched(c store.Content) bool {
+	return slices.ContainsFunc(s.patches, func(p filePatch) bool { return p.makes == c })
+}
+
 // sinceJSON is the index.json of a bundle: of a difference if since is set.
-func sinceJSON(sg signed, since *Since) ([]byte, error) {
+func sinceJSON(sg signed, since *fromBase) ([]byte, error) {
 	if since == nil {
 		return indexJSON(sg)
 	}
@@ -79,7 +89,7 @@ func sinceJSON(sg signed, since *Since) ([]byte, error) {
 	d := descriptor(ocispec.MediaTypeImageIndex, since.Index)
 	d.Annotations = map[string]string{annSince: strconv.FormatUint(since.Release, 10)}
 	ix.Manifests = append(ix.Manifests, d)
-	if p := since.patch; p != nil {
+	for _, p := range since.patches {
 		d := descriptor(MediaPatch, p.blob)
 		d.Annotations = map[string]string{annPatch: fmt.Sprintf("%s %d", p.makes.Digest, p.makes.Size)}
 		ix.Manifests = append(ix.Manifests, d)
@@ -134,12 +144,13 @@ func checkBase(f, base Facts) error {
 
 // difference is what a stream knows of the base of what it reads.
 type difference struct {
-	since   *Since      // nil: the bundle is whole
+	since   *fromBase   // nil: the bundle is whole
 	bases   []*Verified // that may be the base
 	base    *Verified   // nil: none was given
 	left    map[store.Content]bool
 	missing []store.Content
-	patchAt Blob
+
+	patchBlobs []Blob
 }
 
 // findBase looks for the base among those given, now that the index is
@@ -162,7 +173,7 @@ func (s *stream) findBase(index []byte, at store.Content) error {
 		}
 	}
 	if s.base == nil && len(s.bases) > 0 {
-		e := &DifferenceError{Facts: f, Index: at, Since: *s.since}
+		e := &DifferenceError{Facts: f, Index: at, Since: s.since.Since}
 		for _, b := range s.bases {
 			e.Given = append(e.Given, b.asBase())
 		}
@@ -177,10 +188,13 @@ func (s *stream) findBase(index []byte, at store.Content) error {
 	if err := checkBase(f, s.base.Facts()); err != nil {
 		return refuse(err)
 	}
-	if s.left, err = s.base.reach(); err == nil && s.since.patch != nil {
-		s.left[s.since.patch.makes] = true
+	if s.left, err = s.base.reach(); err != nil {
+		return err
 	}
-	return err
+	for _, p := range s.since.patches {
+		s.left[p.makes] = true
+	}
+	return nil
 }
 
 // blobOfDifference is blob where the bundle may be without c: with a base it is
@@ -201,7 +215,7 @@ func (s *stream) blobOfDifference(c store.Content, small bool) ([]byte, error) {
 		if next, err := s.isNext(c); err != nil {
 			return nil, err
 		} else if !next {
-			if p := s.since.patch; p == nil || p.makes != c {
+			if !s.since.patched(c) {
 				s.missing = append(s.missing, c)
 			}
 			s.blobs = append(s.blobs, Blob{c, -1})
@@ -228,24 +242,26 @@ func (s *stream) isNext(c store.Content) (bool, error) {
 	return bytes.Equal(s.ahead, want[:block]), nil
 }
 
-// patch reads the patch, which follows everything else, and sees that it is
-// for a blob that the difference is without.
-func (s *stream) patch() error {
-	if s.since == nil || s.since.patch == nil {
+// readPatches reads the patches, which follow everything else, and sees that
+// they are for files that the difference is without.
+func (s *stream) readPatches() error {
+	if s.since == nil {
 		return nil
 	}
-	p := s.since.patch
-	if !slices.ContainsFunc(s.blobs, func(b Blob) bool { return b.Content == p.makes && b.Offset < 0 }) {
-		return s.fault(indexName, s.off, fmt.Errorf("it names a patch for %s, which is not left out", p.makes.Digest))
+	n := len(s.blobs)
+	for _, p := range s.since.patches {
+		if !slices.ContainsFunc(s.blobs, func(b Blob) bool { return b.Content == p.makes && b.Offset < 0 }) {
+			return s.fault(indexName, s.off, fmt.Errorf("it names a patch for %s, which is not left out", p.makes.Digest))
+		}
+		if slices.ContainsFunc(s.blobs, func(b Blob) bool { return b.Digest == p.blob.Digest }) {
+			return s.fault(indexName, s.off, fmt.Errorf("it names the patch %s, which is there already", p.blob.Digest))
+		}
+		if _, err := s.blob(p.blob, false); err != nil {
+			return err
+		}
 	}
-	if slices.ContainsFunc(s.blobs, func(b Blob) bool { return b.Digest == p.blob.Digest }) {
-		return s.fault(indexName, s.off, fmt.Errorf("it names the patch %s, which is a blob of the release", p.blob.Digest))
-	}
-	if _, err := s.blob(p.blob, false); err != nil {
-		return err
-	}
-	s.patchAt = s.blobs[len(s.blobs)-1]
-	s.blobs = s.blobs[:len(s.blobs)-1] // it is not of the release
+	s.patchBlobs = slices.Clone(s.blobs[n:])
+	s.blobs = s.blobs[:n] // those of patches are not the release's
 	return nil
 }
 
@@ -262,15 +278,15 @@ func (s *stream) nothingElse() error {
 // with one the blobs that it should have and does not. The root has a
 // partition of its own on a node: only what reads it finds it missing.
 func (s *stream) complete(v *Verified) error {
-	if p := s.since.patch; p != nil {
-		if f, ok := v.File(PartOS, RootErofs); !ok || f.Content != p.makes {
-			return refuse(fmt.Errorf("%s: it names a patch for %s, which is not %s", indexName, p.makes.Digest, RootErofs))
+	for _, p := range s.since.patches {
+		if _, ok := v.patchable(p.makes); !ok {
+			return refuse(fmt.Errorf("%s: it names a patch for %s, which is none of %q", indexName, p.makes.Digest, patchTitles()))
 		}
 	}
 	if s.base == nil {
-		return &DifferenceError{Facts: v.Facts(), Index: v.Index(), Accepted: v.accepted, Since: *s.since, Missing: s.missing}
+		return &DifferenceError{Facts: v.Facts(), Index: v.Index(), Accepted: v.accepted, Since: s.since.Since, Missing: s.missing}
 	}
-	if err := v.join(s.since.patch); err != nil {
+	if err := v.join(s.since.patches); err != nil {
 		return err
 	}
 	var root []store.Digest
@@ -281,11 +297,14 @@ func (s *stream) complete(v *Verified) error {
 	}
 	var errs []error
 	for _, b := range s.blobs {
-		if b.Offset >= 0 || slices.Contains(root, b.Digest) {
+		if b.Offset >= 0 {
 			continue
 		}
-		if p := s.since.patch; p != nil && p.makes == b.Content {
+		if s.since.patched(b.Content) {
 			errs = append(errs, v.readAll(b.Content)) // the patch is not signed: what it makes is looked at
+			continue
+		}
+		if slices.Contains(root, b.Digest) {
 			continue
 		}
 		if err := s.base.has(b.Content); err != nil {
@@ -298,15 +317,15 @@ func (s *stream) complete(v *Verified) error {
 	return nil
 }
 
-// join lets v read from its base, and what a patch makes from its base's root.
-func (v *Verified) join(p *rootPatch) error {
+// join lets v read from its base, and what patches make from its base's files.
+func (v *Verified) join(patches []filePatch) error {
 	if v.source == nil {
 		return nil
 	}
 	from := joined{v.source}
-	if p != nil {
-		whole := *v
-		m, err := whole.patched(p, v.base)
+	carried := *v
+	for _, p := range patches {
+		m, err := carried.patched(p, v.base)
 		if err != nil {
 			return err
 		}

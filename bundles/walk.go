@@ -46,8 +46,8 @@ func layoutIndex(rels []signed) ocispec.Index {
 
 // parseIndexJSON reads an index.json: the releases and the signature manifests
 // it names, and for a difference what it is from. It is unsigned.
-func parseIndexJSON(b []byte) (rels, sigs []store.Content, since *Since, err error) {
-	fail := func(err error) ([]store.Content, []store.Content, *Since, error) {
+func parseIndexJSON(b []byte) (rels, sigs []store.Content, since *fromBase, err error) {
+	fail := func(err error) ([]store.Content, []store.Content, *fromBase, error) {
 		return nil, nil, nil, fmt.Errorf("cannot read index.json: %w", err)
 	}
 	var ix ocispec.Index
@@ -70,13 +70,13 @@ func parseIndexJSON(b []byte) (rels, sigs []store.Content, since *Since, err err
 			if err != nil {
 				return fail(fmt.Errorf("%s is %q", annSince, n))
 			}
-			since = &Since{Release: release, Index: c}
-		case since != nil && since.patch == nil && d.MediaType == MediaPatch:
+			since = &fromBase{Since: Since{Release: release, Index: c}}
+		case since != nil && len(since.patches) < len(patchTitles()) && d.MediaType == MediaPatch:
 			makes, err := parsePatchOf(d.Annotations[annPatch])
 			if err != nil {
 				return fail(err)
 			}
-			since.patch = &rootPatch{blob: c, makes: makes}
+			since.patches = append(since.patches, filePatch{blob: c, makes: makes})
 		default:
 			return fail(fmt.Errorf("%s is neither a release nor its signatures", c.Digest))
 		}

@@ -193,7 +193,7 @@ func (a *app) showDiff(ctx context.Context, v, base *bundles.Verified) error {
 		if it.Kind == bundles.PartManifests {
 			name = it.Component + " " + name
 		}
-		if it.Kind == bundles.PartOS && it.Name == bundles.RootErofs && d.Patch > 0 {
+		if it.Patch {
 			name += " (as a patch)"
 		}
 		if it.From != "" {
