@@ -54,24 +54,26 @@ type PackageChange struct {
 // Diff prices what a difference of v from base carries, file by file and image
 // by image, and names the packages that made it necessary. What may come
 // as a patch is priced whole: the patch would have to be made.
-func Diff(v, base *Verified) (Difference, error) { return diff(context.Background(), v, base, false) }
+func Diff(v, base *Verified) (Difference, error) {
+	return diff(context.Background(), v, base, false, nil)
+}
 
 // DiffPacked is Diff with patches priced as PackSince carries them, which takes
 // as long as making them. Items add up to the size of the file.
-func DiffPacked(ctx context.Context, v, base *Verified) (Difference, error) {
-	return diff(ctx, v, base, true)
+func DiffPacked(ctx context.Context, v, base *Verified, progress Progress) (Difference, error) {
+	return diff(ctx, v, base, true, progress)
 }
 
-func diff(ctx context.Context, v, base *Verified, patch bool) (Difference, error) {
+func diff(ctx context.Context, v, base *Verified, patch bool, progress Progress) (Difference, error) {
 	fail := func(err error) (Difference, error) {
 		return Difference{}, fmt.Errorf("cannot price release %d: %w", v.Facts().Release, err)
 	}
 	d := Difference{Facts: v.Facts(), Index: v.Index(), Since: base.asBase()}
-	files, err := v.layoutSince(ctx, base, patch)
+	files, err := v.layoutSince(ctx, base, patch, progress)
 	if err != nil {
 		return fail(err)
 	}
-	whole, err := v.layoutSince(ctx, nil, false)
+	whole, err := v.layoutSince(ctx, nil, false, nil)
 	if err != nil {
 		return fail(err)
 	}

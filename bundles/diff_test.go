@@ -46,7 +46,7 @@ func TestDiff(t *testing.T) {
 	in.Manifests = append(in.Manifests, bundles.ComponentManifests{Component: "new", Files: []bundles.File{{Title: "a.yaml", Content: put(t, s, "kind: New\n")}}})
 	rel = compose(t, s, in)
 	next := p.open(t, pack(t, s, rel, signWith(t, rel, mine)))
-	d, err := bundles.DiffPacked(t.Context(), next, base)
+	d, err := bundles.DiffPacked(t.Context(), next, base, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

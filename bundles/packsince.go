@@ -14,9 +14,10 @@ import (
 // so that a reader can tell what is missing. Where it is smaller, root
 // and UKI are carried as patches from base's. Without a base it writes the
 // whole bundle, which may have been opened from a difference: the bytes are
-// those of Pack. What w has on an error is not a bundle.
+// those of Pack. progress counts what is read to find the patches, then what is
+// written. What w has on an error is not a bundle.
 func PackSince(ctx context.Context, w io.Writer, v, base *Verified, progress Progress) error {
-	files, err := v.layoutSince(ctx, base, true)
+	files, err := v.layoutSince(ctx, base, true, progress)
 	if err == nil {
 		err = writeFiles(ctx, w, files, progress)
 	}
@@ -41,7 +42,7 @@ func (f packedFile) size() int64 {
 }
 
 // layoutSince lists the files of the bundle that PackSince writes.
-func (v *Verified) layoutSince(ctx context.Context, base *Verified, patch bool) ([]packedFile, error) {
+func (v *Verified) layoutSince(ctx context.Context, base *Verified, patch bool, progress Progress) ([]packedFile, error) {
 	var since *fromBase
 	left := map[store.Content]bool{}
 	if base != nil {
@@ -54,7 +55,7 @@ func (v *Verified) layoutSince(ctx context.Context, base *Verified, patch bool) 
 			return nil, err
 		}
 		if patch {
-			if since.patches, err = v.patchesSince(ctx, base); err != nil {
+			if since.patches, err = v.patchesSince(ctx, base, progress); err != nil {
 				return nil, err
 			}
 		}

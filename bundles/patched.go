@@ -161,8 +161,22 @@ func packFile(f File, w io.Writer, r io.Reader) error {
 // patchesSince works out the patches from base's files to v's. There is none
 // where the file is the same, the patch would not be smaller, or this program
 // or that of the base would not compress to the same bytes again.
-func (v *Verified) patchesSince(ctx context.Context, base *Verified) ([]filePatch, error) {
+func (v *Verified) patchesSince(ctx context.Context, base *Verified, progress Progress) ([]filePatch, error) {
 	var out []filePatch
+	var total, done int64
+	for _, title := range patchTitles() {
+		to, _ := v.File(PartOS, title)
+		from, _ := base.File(PartOS, title)
+		total += 2*plain(to).Size + plain(from).Size
+		if to.Raw != (store.Content{}) {
+			total += to.Raw.Size
+		}
+	}
+	watch := watched{ctx, func(n int) {
+		if done += int64(n); progress != nil && done <= total {
+			progress(done, total)
+		}
+	}}
 	for _, title := range patchTitles() {
 		to, ok1 := v.File(PartOS, title)
 		from, ok2 := base.File(PartOS, title)
@@ -170,7 +184,7 @@ func (v *Verified) patchesSince(ctx context.Context, base *Verified) ([]filePatc
 		if !ok1 || !ok2 || to.Content == from.Content || to.MediaType != from.MediaType || compressed && v.Facts().Version != base.Facts().Version {
 			continue
 		}
-		p, ok, err := v.patchSince(ctx, base, to, from)
+		p, ok, err := v.patchSince(watch, base, to, from)
 		if err := errors.Join(err, ctx.Err()); err != nil {
 			return nil, err
 		}
@@ -181,22 +195,22 @@ func (v *Verified) patchesSince(ctx context.Context, base *Verified) ([]filePatc
 	return out, nil
 }
 
-func (v *Verified) patchSince(ctx context.Context, base *Verified, to, from File) (p filePatch, ok bool, err error) {
+func (v *Verified) patchSince(watch watched, base *Verified, to, from File) (p filePatch, ok bool, err error) {
 	if to.Raw != (store.Content{}) {
 		again := newCounting()
-		if err := v.readPlain(ctx, to, func(r io.Reader) error { return compressRoot(again, r) }); err != nil || again.content() != to.Content {
+		if err := v.readPlain(watch, to, func(r io.Reader) error { return compressRoot(again, r) }); err != nil || again.content() != to.Content {
 			return p, false, nil
 		}
 	}
 	var at map[blockSum][]int64
-	if err := base.readPlain(ctx, from, func(r io.Reader) (err error) {
+	if err := base.readPlain(watch, from, func(r io.Reader) (err error) {
 		at, err = blockSums(wholeBlocks(r, plain(from).Size))
 		return err
 	}); err != nil {
 		return p, false, nil
 	}
 	p = filePatch{makes: to.Content, generate: func(w io.Writer) error {
-		return v.readPlain(ctx, to, func(r io.Reader) error { return makePatch(w, at, wholeBlocks(r, plain(to).Size)) })
+		return v.readPlain(watch, to, func(r io.Reader) error { return makePatch(w, at, wholeBlocks(r, plain(to).Size)) })
 	}}
 	size := newCounting()
 	if err := p.generate(size); err != nil {
@@ -207,14 +221,14 @@ func (v *Verified) patchSince(ctx context.Context, base *Verified, to, from File
 }
 
 // readPlain gives a file to use; that use took all of it is checked here.
-func (v *Verified) readPlain(ctx context.Context, f File, use func(io.Reader) error) error {
+func (v *Verified) readPlain(watch watched, f File, use func(io.Reader) error) error {
 	r, err := v.openPlain(f)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	h := newCounting()
-	if err := use(io.TeeReader(stoppable{ctx, r}, h)); err != nil {
+	if err := use(io.TeeReader(stoppable{watch, r}, h)); err != nil {
 		return err
 	}
 	if h.content() != plain(f) {
@@ -245,7 +259,7 @@ func (v *Verified) patched(p filePatch, base *Verified) (source, error) {
 		pr, pw := io.Pipe()
 		failed := make(chan error, 1)
 		go func() {
-			err := applyPatch(io.MultiWriter(raw, pw), wholeBlocks(stoppable{ctx, old}, plain(from).Size), patch, plain(to).Size)
+			err := applyPatch(io.MultiWriter(raw, pw), wholeBlocks(stoppable{watched{ctx, nil}, old}, plain(from).Size), patch, plain(to).Size)
 			pw.CloseWithError(err)
 			failed <- err
 		}()
@@ -266,16 +280,26 @@ func (v *Verified) patched(p filePatch, base *Verified) (source, error) {
 	}}, nil
 }
 
+// watched is a work that can be stopped, and counts what it reads.
+type watched struct {
+	ctx   context.Context // of one call
+	count func(n int)     // may be nil
+}
+
 type stoppable struct {
-	ctx context.Context
-	r   io.Reader
+	watched
+	r io.Reader
 }
 
 func (s stoppable) Read(b []byte) (int, error) {
 	if err := s.ctx.Err(); err != nil {
 		return 0, err
 	}
-	return s.r.Read(b)
+	n, err := s.r.Read(b)
+	if s.count != nil {
+		s.count(n)
+	}
+	return n, err
 }
 
 // counting says what was written to it.

@@ -78,7 +78,7 @@ func TestTheRootIsCarriedAsAPatch(t *testing.T) {
 	if !bytes.Equal(packSince(t, v, nil), p.next) || !bytes.Equal(packSince(t, v, base), p.diff) {
 		t.Error("the whole bundle or the difference, made again, has other bytes")
 	}
-	d, err := bundles.DiffPacked(t.Context(), v, base)
+	d, err := bundles.DiffPacked(t.Context(), v, base, nil)
 	if err != nil || d.Size != int64(len(p.diff)) || !slices.ContainsFunc(d.Items, func(it bundles.Item) bool { return it.Patch && it.Name == bundles.UKI }) {
 		t.Errorf("priced at %d, the difference is of %d bytes, %v", d.Size, len(p.diff), err)
 	}
@@ -182,6 +182,18 @@ func TestAnotherPatchIsRefused(t *testing.T) {
 		return es
 	}); !errors.Is(err, bundles.ErrRefused) {
 		t.Errorf("a patch for another file: got %v", err)
+	}
+	if err := change(func(es []entry) []entry {
+		n := len(es)
+		es[n-1], es[n-2] = es[n-2], es[n-1]
+		i := strings.Index(string(es[1].data), `,{"mediaType":"application/vnd.holdfast.patch`)
+		j := strings.LastIndex(string(es[1].data), `,{"mediaType":"application/vnd.holdfast.patch`)
+		k := strings.LastIndex(string(es[1].data), "]}")
+		d := string(es[1].data)
+		es[1].data = []byte(d[:i] + d[j:k] + d[i:j] + d[k:])
+		return es
+	}); !errors.Is(err, bundles.ErrRefused) || !strings.Contains(err.Error(), "not in this order") {
+		t.Errorf("patches in another order: got %v", err)
 	}
 	for i := 0; i < len(p.diff); i += 997 {
 		bad := bytes.Clone(p.diff)

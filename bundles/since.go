@@ -278,10 +278,14 @@ func (s *stream) nothingElse() error {
 // with one the blobs that it should have and does not. The root has a
 // partition of its own on a node: only what reads it finds it missing.
 func (s *stream) complete(v *Verified) error {
+	before := -1
 	for _, p := range s.since.patches {
-		if _, ok := v.patchable(p.makes); !ok {
-			return refuse(fmt.Errorf("%s: it names a patch for %s, which is none of %q", indexName, p.makes.Digest, patchTitles()))
+		f, ok := v.patchable(p.makes)
+		at := slices.Index(patchTitles(), f.Title)
+		if !ok || at <= before {
+			return refuse(fmt.Errorf("%s: it names a patch for %s, which is none of %q, or not in this order", indexName, p.makes.Digest, patchTitles()))
 		}
+		before = at
 	}
 	if s.base == nil {
 		return &DifferenceError{Facts: v.Facts(), Index: v.Index(), Accepted: v.accepted, Since: s.since.Since, Missing: s.missing}

@@ -75,7 +75,7 @@ var errCut = errors.New("the power went")
 // whole, and a repetition leaves nothing else.
 func TestSweepCutAnywhere(t *testing.T) {
 	s := openStore(t)
-	for trial := range 12 {
+	for trial := range 6 {
 		r := rand.New(rand.NewPCG(uint64(trial), 1))
 		dir, all := nodeStore(t, s, r, 2+r.IntN(4))
 		rels := opened(t, dir)

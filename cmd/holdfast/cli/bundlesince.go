@@ -128,7 +128,7 @@ func (a *app) createBundle(ctx context.Context, v, base *bundles.Verified, besid
 	}
 	defer os.Remove(tmp.Name())
 	w := bufio.NewWriterSize(tmp, 1<<20)
-	report := a.progress("pack bundle")
+	report := a.progress("compare and pack")
 	err = bundles.PackSince(ctx, w, v, base, func(done, total int64) { report(done, total, filepath.Base(output)) })
 	if err = errors.Join(err, w.Flush(), tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
 		return err
@@ -179,7 +179,8 @@ func (a *app) showDifference(name string, d *bundles.DifferenceError) error {
 }
 
 func (a *app) showDiff(ctx context.Context, v, base *bundles.Verified) error {
-	d, err := bundles.DiffPacked(ctx, v, base)
+	report := a.progress("compare")
+	d, err := bundles.DiffPacked(ctx, v, base, func(done, total int64) { report(done, total, "with the base") })
 	if err != nil {
 		return err
 	}
