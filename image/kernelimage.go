@@ -3,6 +3,7 @@ package image
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/image/uki"
@@ -28,9 +29,16 @@ func KernelImage(s *store.Store, p Plan, o OS, release int64) (store.Content, er
 	if err := errors.Join(errs...); err != nil {
 		return store.Content{}, fmt.Errorf("cannot make the kernel image: %w", err)
 	}
-	b, err := uki.Assemble(stub, uki.Sections(string(osrel), p.CommandLine(o.RootHash, release), o.KernelVersion, kernel, ird))
+	b, err := uki.Assemble(stub, uki.Sections(entryRelease(string(osrel), release), p.CommandLine(o.RootHash, release), o.KernelVersion, kernel, ird))
 	if err != nil {
 		return store.Content{}, err
 	}
 	return s.WriteBytes(b)
+}
+
+// entryRelease is the os-release of a boot entry. The loader takes the entry
+// with the highest version, which must be the release's number, and not that of
+// the distribution it is made from.
+func entryRelease(osrel string, release int64) string {
+	return fmt.Sprintf("%s\nIMAGE_ID=holdfast\nIMAGE_VERSION=%d\n", strings.TrimRight(osrel, "\n"), release)
 }

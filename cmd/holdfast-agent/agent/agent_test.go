@@ -103,6 +103,7 @@ func newBox(t *testing.T) *box {
 		HasAddress:  func(link, ip string) bool { return link == "eth0" && ip == "10.0.2.15" },
 		Console:     func() (io.WriteCloser, error) { return b, nil },
 		Disk:        func(string) (string, error) { return b.disk, nil },
+		Mounted:     func(string) (bool, error) { return true, nil },
 		Run: func(_ context.Context, line func(string), name string, arg ...string) error {
 			b.mu.Lock()
 			b.ran = append(b.ran, strings.Join(append([]string{filepath.Base(name)}, arg...), " "))

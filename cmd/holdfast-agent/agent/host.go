@@ -30,6 +30,7 @@ type Host struct {
 	HasAddress  func(link, ip string) bool
 	Console     func() (io.WriteCloser, error)
 	Disk        func(partition string) (string, error) // the disk that a partition is on
+	Mounted     func(dir string) (bool, error)
 	// Run runs a program to its end; line gets each line of its output.
 	Run func(ctx context.Context, line func(string), name string, arg ...string) error
 	// Pull makes containerd have images, and tells which it had to pull.
@@ -51,7 +52,8 @@ func Machine(root string, random io.Reader, getenv func(string) string) Host {
 		Console: func() (io.WriteCloser, error) {
 			return os.OpenFile("/dev/console", os.O_WRONLY|unix.O_NOCTTY, 0)
 		},
-		Disk: diskOf,
+		Disk:    diskOf,
+		Mounted: isMountPoint,
 		Run:  runProgram,
 		Pull: func(ctx context.Context, refs []string, told func(string)) error {
 			return images.Pull(ctx, containerd.Socket, refs, told)
@@ -90,6 +92,21 @@ func diskOf(partition string) (string, error) {
 		return "", err
 	}
 	return filepath.Join("/dev", filepath.Base(filepath.Dir(dir))), nil
+}
+
+// isMountPoint reports whether another file system begins at dir.
+func isMountPoint(dir string) (bool, error) {
+	var here, above unix.Stat_t
+	if err := unix.Stat(dir, &here); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return false, nil
+		}
+		return false, err
+	}
+	if err := unix.Stat(filepath.Dir(dir), &above); err != nil {
+		return false, err
+	}
+	return here.Dev != above.Dev, nil
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/bundles/install"
@@ -15,14 +16,25 @@ import (
 // stickLabel is the file system label of a stick that carries bundles.
 const stickLabel = "HOLDFAST"
 
+const stickWait = 20 * time.Second
+
 const stickDir = "/run/holdfast/stick"
 
 // onStick mounts the stick read-only, has f look at the bundle on it, and
 // unmounts it again.
 func (a *agent) onStick(ctx context.Context, f func(bundle string) error) error {
 	dev := a.host.path("/dev/disk/by-label/" + stickLabel)
-	if _, err := os.Stat(dev); err != nil {
-		return fmt.Errorf("cannot find a stick: no disk has a file system labelled %s", stickLabel)
+	// One that was plugged in just now takes a moment.
+	for left := stickWait; ; left -= time.Second {
+		if _, err := os.Stat(dev); err == nil {
+			break
+		}
+		if left <= 0 {
+			return fmt.Errorf("cannot find a stick: no disk has a file system labelled %s", stickLabel)
+		}
+		if err := a.host.Sleep(ctx, time.Second); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(a.host.path(stickDir), 0o700); err != nil {
 		return fmt.Errorf("cannot mount the stick: %w", err)

@@ -47,6 +47,9 @@ func (a *agent) takeUpUpdate(ctx context.Context, rel running) (*updates, error)
 		} else if which != "" {
 			a.Say("the partition table's %s copy was torn, and is mended from the other", which)
 		}
+		if err := a.mountESP(ctx, u.machine); err != nil {
+			return err
+		}
 		m, err := install.AtBoot(ctx, u.actions(nil), u.ref)
 		u.setMode(m)
 		return err
@@ -77,6 +80,23 @@ func (a *agent) takeUpUpdate(ctx context.Context, rel running) (*updates, error)
 		}
 	}
 	return u, nil
+}
+
+// mountESP mounts the EFI system partition, cleaned up before. After a restart
+// of the agent alone it is mounted already.
+func (a *agent) mountESP(ctx context.Context, m update.Machine) error {
+	mounted, err := a.host.Mounted(a.host.path(update.ESP))
+	if err != nil || mounted {
+		return err
+	}
+	removed, err := m.Normalize(a.host.path(update.Disk))
+	if len(removed) > 0 {
+		a.Say("a power cut left these on the EFI system partition, which are removed: %s", strings.Join(removed, ", "))
+	}
+	if err != nil {
+		return err
+	}
+	return a.exec(ctx, "/usr/bin/systemctl", "start", "run-holdfast-esp.mount")
 }
 
 func (r running) healthyWithin() int {

@@ -360,6 +360,21 @@ func (m Machine) check(ctx context.Context, r install.Ref) error {
 	return slot.Check(ctx, f, s, r.RootHash)
 }
 
+// Normalize cleans up the unmounted ESP behind a power cut, and says which files
+// it removed. Mounted, two names of one file would free each other's content.
+func (m Machine) Normalize(partition string) (removed []string, err error) {
+	f, err := os.OpenFile(partition, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the EFI system partition: %w", err)
+	}
+	defer f.Close()
+	size, err := slot.Size(f)
+	if err != nil {
+		return nil, err
+	}
+	return slot.Normalize(f, disk.Partition{Name: "holdfast-esp", Size: size})
+}
+
 // RepairTable mends a partition table that a power cut tore.
 func (m Machine) RepairTable() (which string, err error) {
 	f, err := os.OpenFile(m.Device, os.O_RDWR, 0)
