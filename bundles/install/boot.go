@@ -112,8 +112,9 @@ func goBack(ctx context.Context, a Actions, s State, reason string) (Mode, error
 	return finishReturn(ctx, a, next)
 }
 
-// finishReturn removes the entry first: until it is gone, a cut could start
-// the new release on a datastore that is half restored.
+// finishReturn removes the entry first, so that nothing can start the new
+// release while its datastore is taken away. Should it start all the same, it
+// leaves again.
 func finishReturn(ctx context.Context, a Actions, s State) (Mode, error) {
 	if err := a.RemoveEntry(ctx, s.To.Release); err != nil {
 		return "", err

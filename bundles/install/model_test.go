@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -104,12 +105,15 @@ var errInjected = errors.New("injected")
 
 // machine is a world with the actions over it.
 type machine struct {
-	w     *world
-	rs    roots
-	f     fault
-	n     int
-	hit   bool // the fault was reached
-	tears int  // ways to tear the action of the fault
+	w   *world
+	rs  roots
+	f   fault
+	n   int
+	hit bool   // the fault was reached
+	why string // the last reason of a failure
+	// The engine is not back because starting it was what failed.
+	engineLost bool
+	tears      int // ways to tear the action of the fault
 }
 
 func (m *machine) fail(format string, args ...any) { panic(violation(fmt.Sprintf(format, args...))) }
@@ -154,7 +158,7 @@ func (m *machine) actions() Actions {
 			if w.slot >= 0 {
 				s.Slot = fmt.Sprint(w.slot)
 			}
-			s.Failed.Release = m.rs.ref(w.failed)
+			s.Failed = Failure{Release: m.rs.ref(w.failed), Reason: "bad"} // one reason for all, to keep the worlds few
 			return s, nil
 		},
 		Save: func(s State) error {
@@ -163,6 +167,7 @@ func (m *machine) actions() Actions {
 					m.fail("a state that cannot be read: %v", err)
 				}
 			}
+			m.why = s.Failed.Reason
 			return m.do(func() {
 				w.step, w.confirmed, w.from, w.to, w.failed = s.Step, m.num(s.Confirmed), m.num(s.From), m.num(s.To), m.num(s.Failed.Release)
 				w.slot = -1
@@ -269,7 +274,11 @@ func (m *machine) engineActions(a *Actions) {
 		}
 	}
 	a.StopEngine = func(context.Context) error { return m.do(func() { w.engine = false }) }
-	a.StartEngine = func(context.Context) error { return m.do(m.startEngine) }
+	a.StartEngine = func(context.Context) error {
+		err := m.do(m.startEngine)
+		m.engineLost = err != nil && !w.engine
+		return err
+	}
 	a.CopyDatastore = func(_ context.Context, from uint64) error {
 		stopped()
 		return m.do(func() { w.copies[from] = w.datastore }, func() { w.copies[from] = half })
@@ -430,6 +439,9 @@ func after(t *testing.T, w world, rs roots, each func(world)) {
 				if broken != "" {
 					t.Fatalf("%s, fault %d of kind %d: %s\nbefore %+v\nafter  %+v", o.name, at, kind, broken, w, next)
 				}
+				if w.engine && next.running != 0 && next.step == Idle && !next.engine && !m.engineLost {
+					t.Fatalf("%s, fault %d of kind %d: the engine is not started again\n%+v", o.name, at, kind, next)
+				}
 				if next.confirmed < w.confirmed {
 					t.Fatalf("%s: confirmed sank\n%+v", o.name, next)
 				}
@@ -448,18 +460,24 @@ func after(t *testing.T, w world, rs roots, each func(world)) {
 		if n == 0 || !w.whole(rs, n) {
 			t.Fatalf("it does not boot: the loader takes %d\n%+v", n, w)
 		}
-		if counted {
-			if w.count() < 2 {
-				t.Fatalf("the loader renames the only entry\n%+v", w)
-			}
-			lost := w
-			lost.entries[n] = absent // a cut tears the loader's rename
-			each(lost)
-			w.entries[n]--
+		if counted && w.count() < 2 {
+			t.Fatalf("the loader renames the only entry\n%+v", w)
 		}
-		each(w) // it hangs or crashes, and the watchdog resets it
-		w.running = n
-		all(w, bootOp)
+		for n := int8(1); n <= releases; n++ { // the others somebody chose by hand
+			if w.entries[n] == absent || w.entries[n] == 0 || !w.whole(rs, n) {
+				continue
+			}
+			w := w
+			if w.entries[n] != Uncounted {
+				lost := w
+				lost.entries[n] = absent // a cut tears the loader's rename
+				each(lost)
+				w.entries[n]--
+			}
+			each(w) // it hangs or crashes, and the watchdog resets it
+			w.running = n
+			all(w, bootOp)
+		}
 		return
 	}
 	gone := w
@@ -514,6 +532,12 @@ func repeatable(t *testing.T, w world, rs roots, rested map[world]bool) {
 			w.tmp != [releases + 1]int8{} || w.copies != [releases + 1]int8{} {
 			t.Fatalf("it did not end whole\n%+v", w)
 		}
+		if e := w.entries[w.running]; w.count() > 1 && w.mode == Normal && e != FullTries && e != Uncounted {
+			t.Fatalf("the tries were not set again\n%+v", w)
+		}
+		if w.mode == Fallback && w.entries[w.confirmed] == absent && w.whole(rs, w.confirmed) {
+			t.Fatalf("the confirmed release's entry was not written again\n%+v", w)
+		}
 		if rested[w] {
 			continue
 		}
@@ -527,7 +551,7 @@ func repeatable(t *testing.T, w world, rs roots, rested map[world]bool) {
 				t.Fatalf("no update to %d: %v %s\n%+v", next, err, broken, w)
 			}
 			good, bad := settled(t, u, rs, true), settled(t, u, rs, false)
-			if good.running != next || good.confirmed != next || good.datastore != next || good.mode != Normal {
+			if good.running != next || good.confirmed != next || good.datastore != next || good.mode != Normal || good.entries[next] != FullTries {
 				t.Fatalf("update to %d ended in\n%+v", next, good)
 			}
 			if bad.running != w.running || bad.confirmed != w.confirmed || bad.datastore != w.datastore || bad.mode != Returned || bad.failed != next {
@@ -537,39 +561,95 @@ func repeatable(t *testing.T, w world, rs roots, rested map[world]bool) {
 	}
 }
 
-func TestModel(t *testing.T) {
-	for _, rs := range []roots{{0, 1, 2, 3}, {0, 1, 1, 2}, {0, 1, 2, 2}, {0, 1, 2, 1}, {0, 1, 1, 1}} {
-		seen, rested := map[world]bool{}, map[world]bool{}
-		var todo []world
-		moves := 0
-		add := func(w world) {
-			moves++
-			if !seen[w] {
-				seen[w] = true
-				todo = append(todo, w)
-			}
+// What the operator is told, by what happens after an update was begun.
+func TestReasons(t *testing.T) {
+	rs := roots{0, 1, 2, 3}
+	on := settled(t, start(), rs, true)
+	step := func(w world, o op, f fault) (world, string) {
+		t.Helper()
+		next, m, broken, err := try(w, rs, o, f)
+		if broken != "" || err != nil && f == calm {
+			t.Fatalf("%s: %s %v", o.name, broken, err)
 		}
-		add(start())
-		modes := map[Mode]int{}
-		met := map[Step]int{}
-		for len(todo) > 0 {
-			w := todo[len(todo)-1]
-			todo = todo[:len(todo)-1]
-			modes[w.mode]++
-			met[w.step]++
-			after(t, w, rs, add)
-			repeatable(t, w, rs, rested)
-		}
-		for _, m := range []Mode{Normal, OnTrial, Returned, Fallback} {
-			if modes[m] == 0 {
-				t.Errorf("mode %s was never met", m)
-			}
-		}
-		for _, s := range steps {
-			if met[s] == 0 && !(slices.Contains([]Step{Writing, Table}, s) && rs == roots{0, 1, 1, 1}) {
-				t.Errorf("step %s was never met", s)
-			}
-		}
-		t.Logf("roots %v: %d states, %d events", rs[1:], len(seen), moves)
+		return next, m.why
 	}
+	run := func(w world, n int8) world { w.running = n; return w }
+	spent := func(w world) world { w.off(); w.entries[2] = 0; return w }
+	armed, _ := step(on, apply1(2), calm)
+	trial := func() world { w, _ := step(run(armed, 2), bootOp, calm); return w }()
+	failing, _ := step(trial, failOp, calm)
+	confirming := func() world { w := trial; w.step = Confirming; return w }()
+	for _, c := range []struct {
+		name string
+		w    world
+		mode Mode
+		why  string
+	}{
+		{"never comes up", spent(armed), Returned, "its agent never ran"},
+		{"hangs on trial", spent(trial), Returned, "stopped or hung before it was healthy"},
+		{"bad verdict", spent(failing), Returned, "bad"},
+		{"lost while confirmed", spent(confirming), Returned, "did not boot again"},
+	} {
+		w, why := step(run(c.w, 1), bootOp, calm)
+		if w.mode != c.mode || w.failed != 2 || !strings.Contains(why, c.why) {
+			t.Errorf("%s: %s, %q\n%+v", c.name, w.mode, why, w)
+		}
+	}
+	// A cut before the entry has its name is an interruption, and no failure.
+	for at := 0; ; at++ {
+		cutOff, _ := step(on, apply1(2), fault{at, cutBefore})
+		if cutOff.entries[2] != absent {
+			break
+		}
+		if w, why := step(run(cutOff, 1), bootOp, calm); w.mode != Normal || cutOff.step != Idle && !strings.Contains(why, "interrupted") {
+			t.Errorf("cut before action %d: %s, %q", at, w.mode, why)
+		}
+	}
+}
+
+func TestModel(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(800)) // it allocates much, and keeps little
+	t.Run("roots", func(t *testing.T) {
+		for _, rs := range []roots{{0, 1, 2, 3}, {0, 1, 1, 2}, {0, 1, 2, 2}, {0, 1, 2, 1}, {0, 1, 1, 1}} {
+			t.Run(fmt.Sprint(rs[1:]), func(t *testing.T) {
+				t.Parallel()
+				explore(t, rs)
+			})
+		}
+	})
+}
+
+func explore(t *testing.T, rs roots) {
+	seen, rested := map[world]bool{}, map[world]bool{}
+	var todo []world
+	moves := 0
+	add := func(w world) {
+		moves++
+		if !seen[w] {
+			seen[w] = true
+			todo = append(todo, w)
+		}
+	}
+	add(start())
+	modes := map[Mode]int{}
+	met := map[Step]int{}
+	for len(todo) > 0 {
+		w := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		modes[w.mode]++
+		met[w.step]++
+		after(t, w, rs, add)
+		repeatable(t, w, rs, rested)
+	}
+	for _, m := range []Mode{Normal, OnTrial, Returned, Fallback} {
+		if modes[m] == 0 {
+			t.Errorf("mode %s was never met", m)
+		}
+	}
+	for _, s := range steps {
+		if met[s] == 0 && !(slices.Contains([]Step{Writing, Table}, s) && rs == roots{0, 1, 1, 1}) {
+			t.Errorf("step %s was never met", s)
+		}
+	}
+	t.Logf("%d states, %d events", len(seen), moves)
 }
