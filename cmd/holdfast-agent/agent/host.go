@@ -54,7 +54,7 @@ func Machine(root string, random io.Reader, getenv func(string) string) Host {
 		},
 		Disk:    diskOf,
 		Mounted: isMountPoint,
-		Run:  runProgram,
+		Run:     runProgram,
 		Pull: func(ctx context.Context, refs []string, told func(string)) error {
 			return images.Pull(ctx, containerd.Socket, refs, told)
 		},
