@@ -228,14 +228,17 @@ func (w *writer) copy(ctx context.Context, data []span) error {
 	return nil
 }
 
-// pieces cuts spans into what is read at once.
+// pieces cuts spans into what is read at once, at multiples of blockSize: what
+// crosses a disk's own larger units costs more.
 func pieces(spans []span) func(yield func(span) bool) {
 	return func(yield func(span) bool) {
 		for _, s := range spans {
-			for at := s.at; at < s.at+s.n; at += blockSize {
-				if !yield(span{at, min(blockSize, s.at+s.n-at)}) {
+			for at, end := s.at, s.at+s.n; at < end; {
+				n := min(blockSize-at%blockSize, end-at)
+				if !yield(span{at, n}) {
 					return
 				}
+				at += n
 			}
 		}
 	}
