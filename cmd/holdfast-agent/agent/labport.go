@@ -31,6 +31,9 @@ func (a *agent) labNode(apply func(lab.Request) (any, error)) lab.Node {
 		},
 		Power: func(ctx context.Context, verb string) error {
 			a.Say("the lab asks for %s", verb)
+			if verb == "reboot" {
+				a.noteReboot()
+			}
 			return a.exec(ctx, "/usr/bin/systemctl", "--no-block", verb)
 		},
 	}

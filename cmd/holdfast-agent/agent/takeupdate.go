@@ -59,9 +59,9 @@ func (a *agent) onStick(ctx context.Context, f func(bundle string) error) error 
 
 // onBundle verifies a bundle and has f look at it; name is a file, or "" for
 // the one on the stick. A difference is read with what this node has.
-func (a *agent) onBundle(ctx context.Context, name string, f func(*bundles.Verified) error) error {
+func (a *agent) onBundle(ctx context.Context, u *updates, name string, f func(*bundles.Verified) error) error {
 	if name == "" {
-		return a.onStick(ctx, func(name string) error { return a.onBundle(ctx, name, f) })
+		return a.onStick(ctx, func(name string) error { return a.onBundle(ctx, u, name, f) })
 	}
 	trust, err := a.host.trust()
 	if err != nil {
@@ -80,6 +80,7 @@ func (a *agent) onBundle(ctx context.Context, name string, f func(*bundles.Verif
 	if len(base) == 0 {
 		return err
 	}
+	base[0] = u.machine.WithRoot(base[0]) // the running release
 	v, err := bundles.OpenAt(ctx, file, fi.Size(), trust, nil, base...)
 	if err != nil {
 		return err
@@ -94,7 +95,7 @@ func (a *agent) admitted(ctx context.Context, u *updates, name string, f func(*b
 	if err != nil {
 		return err
 	}
-	return a.onBundle(ctx, name, func(v *bundles.Verified) error {
+	return a.onBundle(ctx, u, name, func(v *bundles.Verified) error {
 		if err := u.machine.Admit(trust.Policy, u.running.Verified, v); err != nil {
 			return err
 		}

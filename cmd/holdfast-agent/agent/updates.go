@@ -238,6 +238,32 @@ func (a *agent) fail(ctx context.Context, u *updates, reason string) {
 	a.showUpdate(u)
 }
 
+// rebootFile is there from the order of a plain reboot until the node is
+// healthy again; its time is that of the order.
+const rebootFile = "/var/lib/holdfast/rebooting"
+
+func (a *agent) noteReboot() {
+	if err := os.WriteFile(a.host.path(rebootFile), []byte(a.host.Now().UTC().Format(time.RFC3339Nano)+"\n"), 0o644); err != nil {
+		a.log.Error("cannot note the reboot", "error", err)
+	}
+}
+
+// noteHealthy persists how long a plain reboot took: it is what the next update
+// is expected to take.
+func (a *agent) noteHealthy(u *updates) {
+	b, err := os.ReadFile(a.host.path(rebootFile))
+	if err != nil {
+		return
+	}
+	at, err := time.Parse(time.RFC3339Nano, strings.TrimSpace(string(b)))
+	if err == nil {
+		err = install.NoteHealthy(u.actions(nil), a.host.Now().Sub(at))
+	}
+	if err = errors.Join(err, os.Remove(a.host.path(rebootFile))); err != nil {
+		a.log.Error("cannot note how long the reboot took", "error", err)
+	}
+}
+
 // healthy is called whenever node, engine and platform are. The first time on
 // trial it confirms the release, if whatever else boot-complete.target needs
 // agrees and the slot, read whole, is what was signed.
@@ -254,6 +280,7 @@ func (a *agent) healthy(ctx context.Context, u *updates) {
 		return // a shutdown is no verdict
 	}
 	if u.is() != install.OnTrial {
+		a.noteHealthy(u)
 		if complete != nil {
 			a.Say("%v", complete)
 		}

@@ -33,7 +33,7 @@ the wire is recorded in out/lab/net.pcap.`,
 func (a *app) labDir() string { return filepath.Join(a.outDir(), "lab") }
 
 func (a *app) labUp() *cobra.Command {
-	var wait, fresh bool
+	var wait, fresh, secure bool
 	var timeout time.Duration
 	var memory, cpus, disk int
 	c := &cobra.Command{
@@ -53,7 +53,7 @@ func (a *app) labUp() *cobra.Command {
 			n := site.Nodes[0]
 			vm, err := lab.Up(c.Context(), lab.Config{
 				Dir: a.labDir(), Image: image, Serial: n.Match.Serial, MAC: n.Match.MAC,
-				CPUs: cpus, MemoryMiB: memory, DiskGiB: disk, Fresh: fresh,
+				CPUs: cpus, MemoryMiB: memory, DiskGiB: disk, Fresh: fresh, SecureBoot: secure,
 			}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
@@ -72,6 +72,7 @@ func (a *app) labUp() *cobra.Command {
 	c.Flags().BoolVar(&wait, "wait", false, "wait until node and components are healthy")
 	c.Flags().BoolVar(&fresh, "fresh", false, "begin with a new disk; what the old one held is lost")
 	c.Flags().DurationVar(&timeout, "timeout", 20*time.Minute, "with --wait: give up after that long")
+	c.Flags().BoolVar(&secure, "secure-boot", true, "firmware that starts nothing but what the site's keys signed")
 	c.Flags().IntVar(&memory, "memory", 4096, "memory in MiB")
 	c.Flags().IntVar(&cpus, "cpus", 2, "processors")
 	c.Flags().IntVar(&disk, "disk", 24, "disk size in GiB")

@@ -48,7 +48,7 @@ func (b builder) outputs(ctx context.Context, o image.OS, boot bootParts, rel bu
 		return fmt.Errorf("cannot write outputs: %w", err)
 	}
 	base := filepath.Join(dir, b.outName())
-	key, err := store.Key("outputs", rel.Index, sigs, b.identity)
+	key, err := store.Key("outputs", rel.Index, sigs, b.keys.enrolment, b.identity)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (b builder) writeBoth(ctx context.Context, base string, o image.OS, boot bo
 	}
 	raw, err = b.written("write disk", base+".raw", func(name string) error {
 		return image.WriteDisk(name, b.store, image.Disk{
-			OS: o, UKI: boot.uki, Loader: boot.loader, Guard: boot.guard, Seed: seed,
+			OS: o, UKI: boot.uki, Loader: boot.loader, Guard: boot.guard, Enrolment: b.keys.enrolment, Seed: seed,
 			Index: rel.Index.Digest, Release: b.in.site.Release, Epoch: b.lock.Epoch,
 		})
 	})

@@ -21,6 +21,8 @@ type siteKeys struct {
 	release crypto.Signer
 	db      crypto.Signer
 	dbCert  *x509.Certificate
+
+	enrolment map[string][]byte // put a machine under the site's Secure Boot keys
 }
 
 // signingKeys reads the site's keys and holds them against the zone's rules.
@@ -41,11 +43,12 @@ func (a *app) signingKeys(in inputs) (siteKeys, error) {
 			}
 		}
 	}
-	var e1, e2, e3 error
+	var e1, e2, e3, e4 error
 	k.release, e1 = signing.LoadPrivateKey(filepath.Join(a.dir, "keys", "release.key"))
 	k.db, e2 = signing.LoadPrivateKey(filepath.Join(a.dir, "keys", "db.key"))
 	k.dbCert, e3 = signing.LoadCertificate(filepath.Join(a.dir, "trust", "db.crt"))
-	return k, errors.Join(append(errs, e1, e2, e3)...)
+	k.enrolment, e4 = signing.ReadEnrolment(a.dir)
+	return k, errors.Join(append(errs, e1, e2, e3, e4)...)
 }
 
 // bootParts are the signed programs that firmware runs.

@@ -63,13 +63,16 @@ func (m Machine) replace(from, to string) error {
 			return err
 		}
 	}
+	if err := syncDirs(tmp); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(to); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, to); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(to), syncDir(filepath.Dir(to)))
+	return syncDir(filepath.Dir(to))
 }
 
 // copyTree copies directories and regular files with modes and owners into an
@@ -122,6 +125,16 @@ func copyFile(from, to string, mode fs.FileMode) error {
 		err = out.Sync()
 	}
 	return errors.Join(err, out.Close())
+}
+
+// syncDirs syncs a directory and all below it.
+func syncDirs(dir string) error {
+	return filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return syncDir(name)
+	})
 }
 
 func syncDir(name string) error {

@@ -10,6 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -331,6 +332,32 @@ func (m Machine) fill(ctx context.Context, name string, to install.Ref) error {
 func unpacked(v *bundles.Verified, title string) (slot.Source, error) {
 	c, open, err := install.Raw(v, title)
 	return slot.Source{Raw: c, Open: open}, err
+}
+
+// WithRoot lets the running release be the base of differences: its root is in
+// its slot, and not in the seed store.
+func (m Machine) WithRoot(v *bundles.Verified) *bundles.Verified {
+	return v.WithRoot(func() (io.ReadCloser, error) {
+		c, _, err := install.Raw(v, bundles.RootErofs)
+		if err != nil {
+			return nil, err
+		}
+		f, slots, _, err := m.open(false)
+		if err != nil {
+			return nil, err
+		}
+		s, ok := slot.Find(slots, v.RootHash())
+		if !ok {
+			return nil, errors.Join(fmt.Errorf("no slot holds the root of release %d", v.Facts().Release), f.Close())
+		}
+		return section{io.NewSectionReader(f, s.Root.Start, min(c.Size, s.Root.Size)), f}, nil
+	})
+}
+
+// section reads a part of a file.
+type section struct {
+	io.Reader
+	io.Closer
 }
 
 func (m Machine) setTable(name string, to install.Ref) error {
