@@ -76,9 +76,10 @@ func WriteDisk(path string, s *store.Store, d Disk) error {
 	})
 }
 
-// loaderConf: no menu, no questions. Keys enrol themselves in virtual machines
+// loaderConf: no menu, which a byte on a serial line would open after "timeout 0",
+// and no questions. Keys enrol themselves in virtual machines
 // only; on hardware a person does it.
-const loaderConf = "timeout 0\neditor no\nauto-entries no\nauto-firmware no\nsecure-boot-enroll if-safe\n"
+const loaderConf = "timeout menu-disabled\neditor no\nauto-entries no\nauto-firmware no\nsecure-boot-enroll if-safe\n"
 
 // espTree is the content of the ESP: the guard where firmware looks without
 // being told, the loader where the guard looks, and one entry.
