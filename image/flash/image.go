@@ -70,7 +70,7 @@ func ReadImage(ctx context.Context, path string, report Report) (*Image, error) 
 func (im *Image) read(ctx context.Context, f *os.File, report Report) error {
 	whole := sha256.New()
 	zeros := make([]byte, blockSize)
-	p := startReading(ctx, f, im.Size, im.blocks(f))
+	p := startReading(ctx, f, im.blocks(f))
 	defer p.stop()
 	at := int64(0)
 	skip := func(to int64) {
@@ -199,7 +199,7 @@ type pipe struct {
 	full   chan block
 	free   chan []byte
 	failed error // set before full is closed
-	stop   context.CancelFunc
+	stop   func()
 }
 
 type block struct {
@@ -211,15 +211,20 @@ type block struct {
 func (p *pipe) err() error { return p.failed }
 
 // startReading reads spans, each at most blockSize, into aligned buffers. The
-// consumer takes blocks from full and gives their buffers back to free.
-func startReading(ctx context.Context, r io.ReaderAt, size int64, spans func(yield func(span) bool)) *pipe {
+// consumer takes blocks from full, gives their buffers back to free, and calls
+// stop when it uses none any more.
+func startReading(ctx context.Context, r io.ReaderAt, spans func(yield func(span) bool)) *pipe {
 	const buffers = 3
-	ctx, stop := context.WithCancel(ctx)
-	p := &pipe{full: make(chan block, buffers), free: make(chan []byte, buffers), stop: stop}
-	for range buffers {
-		p.free <- aligned(int(min(blockSize, size)))
+	ctx, cancel := context.WithCancel(ctx)
+	p := &pipe{full: make(chan block, buffers), free: make(chan []byte, buffers)}
+	mem, release := huge(buffers * blockSize)
+	for i := range buffers {
+		p.free <- mem[i*blockSize : (i+1)*blockSize]
 	}
+	ended := make(chan struct{})
+	p.stop = func() { cancel(); <-ended; release() }
 	go func() {
+		defer close(ended)
 		defer close(p.full)
 		for s := range spans {
 			var b []byte

@@ -205,7 +205,7 @@ func (w *writer) copy(ctx context.Context, data []span) error {
 		total += s.n
 	}
 	report := w.o.Report("write")
-	p := startReading(ctx, w.src, w.im.Size, pieces(data))
+	p := startReading(ctx, w.src, pieces(data))
 	defer p.stop()
 	done := int64(0)
 	for b := range p.full {
@@ -278,7 +278,7 @@ func (w *writer) readBack(ctx context.Context) error {
 // returns the chunks that were cleared and are not zero; any other difference
 // is an error that names the first.
 func (w *writer) compare(ctx context.Context, spans []span, report Report) (stale []span, err error) {
-	p := startReading(ctx, w.dev, w.im.Size, pieces(spans))
+	p := startReading(ctx, w.dev, pieces(spans))
 	defer p.stop()
 	var mu sync.Mutex
 	first, bad, done := int64(-1), int64(0), int64(0)

@@ -129,6 +129,7 @@ func (b bencher) flash(t *table, kind, image, dev string, other []string, aim st
 			return err
 		}
 		write = append(write, time.Duration((r.Result.ClearSeconds+r.Result.WriteSeconds)*1e9))
+		fmt.Fprintf(os.Stderr, "%s %v, holdfast %v\n", other[0], theirs[len(theirs)-1], write[len(write)-1])
 		whole = append(whole, time.Duration(r.Seconds*1e9))
 	}
 	ours, reference := median(write), median(theirs)
