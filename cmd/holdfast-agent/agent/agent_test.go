@@ -51,6 +51,7 @@ type box struct {
 	slept   time.Duration
 	name    string
 	disk    string
+	typed   chan string
 	kubeadm func(arg []string) error
 }
 
@@ -104,6 +105,7 @@ func newBox(t *testing.T) *box {
 		Console:     func() (io.WriteCloser, error) { return b, nil },
 		Disk:        func(string) (string, error) { return b.disk, nil },
 		Mounted:     func(string) (bool, error) { return true, nil },
+		Input:       func(context.Context) <-chan string { return b.typed },
 		Run: func(_ context.Context, line func(string), name string, arg ...string) error {
 			b.mu.Lock()
 			b.ran = append(b.ran, strings.Join(append([]string{filepath.Base(name)}, arg...), " "))
@@ -558,5 +560,21 @@ func TestStatusAndUsage(t *testing.T) {
 		if code, _ := do(arg...); code != 2 {
 			t.Errorf("%q: %d", arg, code)
 		}
+	}
+}
+
+// A stick is looked at and its bundle verified; what is not verified is not
+// offered.
+func TestStickRefused(t *testing.T) {
+	b := newBox(t)
+	k := key(t)
+	b.trust(k)
+	b.seed(k, mac)
+	b.write("dev/disk/by-label/HOLDFAST", "")
+	b.start("the stick is not taken: cannot choose a bundle: the stick has 0")
+	b.write("run/holdfast/stick/demo-8.bundle", "no bundle")
+	b.start("the stick is not taken: ")
+	if s := b.said(); !strings.Contains(s, "hint: ") && !strings.Contains(s, "bundle") {
+		t.Errorf("no reason in:\n%s", s)
 	}
 }

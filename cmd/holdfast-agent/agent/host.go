@@ -29,7 +29,8 @@ type Host struct {
 	SetHostname func(string) error
 	HasAddress  func(link, ip string) bool
 	Console     func() (io.WriteCloser, error)
-	Disk        func(partition string) (string, error) // the disk that a partition is on
+	Disk        func(partition string) (string, error)  // the disk that a partition is on
+	Input       func(ctx context.Context) <-chan string // lines typed on a console, until ctx ends
 	Mounted     func(dir string) (bool, error)
 	// Run runs a program to its end; line gets each line of its output.
 	Run func(ctx context.Context, line func(string), name string, arg ...string) error
@@ -49,12 +50,11 @@ func Machine(root string, random io.Reader, getenv func(string) string) Host {
 		},
 		SetHostname: func(s string) error { return unix.Sethostname([]byte(s)) },
 		HasAddress:  hasAddress,
-		Console: func() (io.WriteCloser, error) {
-			return os.OpenFile("/dev/console", os.O_WRONLY|unix.O_NOCTTY, 0)
-		},
-		Disk:    diskOf,
-		Mounted: isMountPoint,
-		Run:     runProgram,
+		Console:     openConsoles,
+		Input:       typedLines,
+		Disk:        diskOf,
+		Mounted:     isMountPoint,
+		Run:         runProgram,
 		Pull: func(ctx context.Context, refs []string, told func(string)) error {
 			return images.Pull(ctx, containerd.Socket, refs, told)
 		},

@@ -3,12 +3,14 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
+	"holdfast.dev/holdfast/bundles/install"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/lab"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/secrets"
@@ -57,6 +59,13 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 	ctx, restart := context.WithCancelCause(ctx)
 	defer restart(nil)
 	all := a.labNode(a.apply(ctx, u, restart))
+	go a.watchStick(ctx, u, func() error {
+		err := a.applyBundle(ctx, u, "", false, func(install.Plan) {})
+		if errors.Is(err, errRestart) {
+			restart(errRestart)
+		}
+		return err
+	})
 	go a.control(ctx, lab.Node{Status: all.Status, Apply: all.Apply})
 	if rel.config.LabAccess {
 		go a.labPort(ctx, all)

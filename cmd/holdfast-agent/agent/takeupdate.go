@@ -16,6 +16,9 @@ import (
 // stickLabel is the file system label of a stick that carries bundles.
 const stickLabel = "HOLDFAST"
 
+// stickDevice is the link that udev makes for it.
+const stickDevice = "/dev/disk/by-label/" + stickLabel
+
 const stickWait = 20 * time.Second
 
 const stickDir = "/run/holdfast/stick"
@@ -23,7 +26,7 @@ const stickDir = "/run/holdfast/stick"
 // onStick mounts the stick read-only, has f look at the bundle on it, and
 // unmounts it again.
 func (a *agent) onStick(ctx context.Context, f func(bundle string) error) error {
-	dev := a.host.path("/dev/disk/by-label/" + stickLabel)
+	dev := a.host.path(stickDevice)
 	// One that was plugged in just now takes a moment.
 	for left := stickWait; ; left -= time.Second {
 		if _, err := os.Stat(dev); err == nil {

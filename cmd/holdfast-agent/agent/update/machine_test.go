@@ -1,0 +1,118 @@
+package update
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"holdfast.dev/holdfast/bundles/install"
+)
+
+func node(t *testing.T, files map[string]string) Machine {
+	t.Helper()
+	m := Machine{Root: t.TempDir(), Datastore: "/var/lib/etcd"}
+	for name, text := range files {
+		p := m.path(name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return m
+}
+
+func names(t *testing.T, dir string) []string {
+	t.Helper()
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, f := range files {
+		out = append(out, f.Name())
+	}
+	return out
+}
+
+const linux = ESP + "/EFI/Linux/"
+
+func TestTries(t *testing.T) {
+	m := node(t, map[string]string{linux + "holdfast-1.efi": "1", linux + "holdfast-2+1-2.efi": "2", linux + "holdfast-3.new": "3", linux + "other.efi": "x"})
+	got, err := m.entries()
+	if err != nil || !maps.Equal(got, map[uint64]install.Tries{1: install.Uncounted, 2: 1}) {
+		t.Errorf("entries %v, %v", got, err)
+	}
+	for _, c := range []struct {
+		tries install.Tries
+		want  string
+	}{{install.FullTries, "holdfast-2+3.efi"}, {0, "holdfast-2+0.efi"}, {0, "holdfast-2+0.efi"}, {install.Uncounted, "holdfast-2.efi"}} {
+		if err := m.setTries(2, c.tries); err != nil {
+			t.Fatal(err)
+		}
+		if got := names(t, m.path(linux)); !slices.Equal(got, []string{"holdfast-1.efi", c.want, "holdfast-3.new", "other.efi"}) {
+			t.Errorf("after %d tries: %q", c.tries, got)
+		}
+	}
+	if err := m.setTries(9, 3); err == nil {
+		t.Error("a release without an entry got tries")
+	}
+	if err := m.removeEntry(3); err != nil {
+		t.Error(err)
+	}
+	if err := m.removeEntry(2); err != nil {
+		t.Error(err)
+	}
+	if got := names(t, m.path(linux)); !slices.Equal(got, []string{"holdfast-1.efi", "other.efi"}) {
+		t.Errorf("left are %q", got)
+	}
+}
+
+// The copy is what the datastore was, whatever comes after it, and can be
+// restored over again, also after a cut half way.
+func TestDatastore(t *testing.T) {
+	m := node(t, map[string]string{"/var/lib/etcd/member/wal/0.wal": "old", "/var/lib/etcd/member/snap/db": "old db"})
+	if err := m.copyDatastore(4); err != nil {
+		t.Fatal(err)
+	}
+	wal := m.path("/var/lib/etcd/member/wal")
+	if err := os.WriteFile(filepath.Join(wal, "0.wal"), []byte("new"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(wal, "1.wal"), []byte("more"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(m.path("/var/lib/etcd.new/half"), 0o700); err != nil { // of a cut
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := m.restoreDatastore(4); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(filepath.Join(wal, "0.wal"))
+		if err != nil || string(b) != "old" || !slices.Equal(names(t, wal), []string{"0.wal"}) {
+			t.Errorf("restored %q (%v), %q", b, err, names(t, wal))
+		}
+	}
+	if err := m.restoreDatastore(5); err == nil {
+		t.Error("restored what was never copied")
+	}
+	if got := names(t, m.path("/var/lib")); !slices.Equal(got, []string{"etcd", "holdfast"}) {
+		t.Errorf("left behind: %q", got)
+	}
+}
+
+// A node without an engine has nothing to copy, and nothing to miss.
+func TestNoDatastore(t *testing.T) {
+	m := node(t, nil)
+	m.Datastore = ""
+	if err := m.copyDatastore(4); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.restoreDatastore(4); err != nil {
+		t.Fatal(err)
+	}
+}
