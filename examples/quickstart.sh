@@ -28,6 +28,8 @@ export PATH=$top/bin:$PATH
 site=$top/examples/source
 run cd "$site"
 [ -e keys/release.key ] || run holdfast keys generate --development
+# Keys that were made before there were enrolment files.
+[ -e trust/PK.auth ] || run holdfast keys enrolment
 
 if [ ! -e site.lock ]; then
   lock
