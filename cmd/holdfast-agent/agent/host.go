@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -79,6 +81,20 @@ func hasAddress(link, ip string) bool {
 		}
 	}
 	return false
+}
+
+// uptime is how long ago the machine started; 0 if that cannot be told.
+func (h Host) uptime() time.Duration {
+	b, err := os.ReadFile(h.path("/proc/uptime"))
+	if err != nil {
+		return 0
+	}
+	seconds, _, _ := strings.Cut(string(b), " ")
+	f, err := strconv.ParseFloat(seconds, 64)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(f * float64(time.Second))
 }
 
 // diskOf follows a link to a partition and returns its disk's device.

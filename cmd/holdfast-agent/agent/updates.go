@@ -152,13 +152,17 @@ func (a *agent) stopEngine(ctx context.Context) error {
 // updateProgress says every ten seconds how far a long step is.
 func (a *agent) updateProgress() func(what string, done, total int64) {
 	var at time.Time
+	var last string
 	return func(what string, done, total int64) {
 		now := a.host.Now()
 		if done < total && now.Sub(at) < 10*time.Second {
 			return
 		}
-		at = now
 		p := fmt.Sprintf("%s: %d of %d MiB", what, done>>20, total>>20)
+		if p == last {
+			return
+		}
+		at, last = now, p
 		a.Update(func(s *status.Status) { s.Update.Progress = p })
 		a.Say("update: %s", p)
 	}
@@ -186,7 +190,8 @@ func (a *agent) showUpdate(u *updates) {
 // trialEnds goes back when the trial's time is over.
 func (a *agent) trialEnds(ctx context.Context, u *updates) {
 	within := time.Duration(u.running.healthyWithin()) * time.Minute
-	for left := within; left > 0; left -= time.Second {
+	// From power-on: an agent that is started over and over gets no more time.
+	for left := within - a.host.uptime(); left > 0; left -= time.Second {
 		if a.host.Sleep(ctx, time.Second) != nil || u.isDecided() {
 			return
 		}

@@ -131,6 +131,9 @@ func (a *app) showStatus(s lab.Status, vm *lab.VM) error {
 	for _, t := range s.Timings {
 		a.printf("%-24s %8.1f\n", t.Step, t.Seconds)
 	}
+	if s.Engine.Name == "none" {
+		return nil
+	}
 	a.printf("\nKubernetes API: https://127.0.0.1:%d (holdfast lab kubectl …)\n", vm.Port(6443))
 	return nil
 }
