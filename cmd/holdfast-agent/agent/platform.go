@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"holdfast.dev/holdfast/bundles/install"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/apply"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
@@ -30,6 +31,7 @@ func (a *agent) reconciler(ctx context.Context, rel running, c *apply.Cluster) (
 func (a *agent) platform(ctx context.Context, u *updates, r *apply.Reconciler, n node.Node, c *apply.Cluster) error {
 	a.Phase(status.Components)
 	start := a.host.Now()
+	pruned := false
 	for {
 		healthy := a.watch(ctx, r, n, c, start)
 		if ctx.Err() != nil {
@@ -39,11 +41,27 @@ func (a *agent) platform(ctx context.Context, u *updates, r *apply.Reconciler, n
 		if healthy {
 			d = tickIdle
 			a.healthy(ctx, u)
+			if !pruned && u.is() == install.Normal {
+				pruned = a.prune(ctx, r)
+			}
 		}
 		if err := a.host.Sleep(ctx, d); err != nil {
 			return err
 		}
 	}
+}
+
+// prune removes what only earlier releases applied, and reports whether all of
+// it is gone. It waits until the release is confirmed.
+func (a *agent) prune(ctx context.Context, r *apply.Reconciler) bool {
+	removed, err := r.Prune(ctx)
+	for _, line := range removed {
+		a.Say("removed, as this release has it no more: %s", line)
+	}
+	if err != nil && ctx.Err() == nil {
+		a.log.Error("cannot prune", "error", err)
+	}
+	return err == nil
 }
 
 // watch looks once at node and components, and tells what is new.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -78,6 +79,7 @@ func TestReasons(t *testing.T) {
 // fake is a cluster in which workloads are as unready says.
 type fake struct {
 	done    []string
+	lines   map[string][]string // the inventory
 	refuse  string
 	unready map[string]string
 }
@@ -102,6 +104,50 @@ func (f *fake) Unready(_ context.Context, r node.Ready) (string, error) {
 func (f *fake) SaveInventory(_ context.Context, o map[string][]string) error {
 	f.done = append(f.done, fmt.Sprintf("inventory of %d", len(o)))
 	return nil
+}
+
+func (f *fake) Inventory(context.Context) (map[string][]string, error) { return f.lines, nil }
+
+func (f *fake) SetInventory(_ context.Context, o map[string][]string) error {
+	f.lines = o
+	return nil
+}
+
+func (f *fake) Delete(_ context.Context, line string) error {
+	if f.refuse != "" && strings.Contains(line, f.refuse) {
+		return errors.New("refused")
+	}
+	f.done = append(f.done, "delete "+line)
+	return nil
+}
+
+// What only earlier releases had goes, but for data and what holds it; what
+// could not be removed is remembered.
+func TestPrune(t *testing.T) {
+	f := &fake{refuse: "stuck", lines: map[string][]string{
+		"web": {"apps/v1 Deployment web web", "v1 ConfigMap web old", "v1 ConfigMap web stuck", "v1 Secret web password"},
+		"db":  {"v1 PersistentVolumeClaim db data", "apps/v1 StatefulSet db db", "v1 Namespace - db", "apps/v1beta1 Deployment web web"},
+	}}
+	r := NewReconciler(f, []Component{component(t, "web", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: web}\n")}, nil, time.Now)
+	removed, err := r.Prune(t.Context())
+	if err == nil || !slices.Equal(removed, []string{"apps/v1 StatefulSet db db", "v1 ConfigMap web old"}) {
+		t.Errorf("removed %q, %v", removed, err)
+	}
+	want := map[string][]string{
+		"web": {"apps/v1 Deployment web web", "v1 ConfigMap web stuck", "v1 Secret web password"},
+		// The same object in an older version of its kind.
+		"db": {"v1 PersistentVolumeClaim db data", "v1 Namespace - db", "apps/v1beta1 Deployment web web"},
+	}
+	if !maps.EqualFunc(f.lines, want, slices.Equal) {
+		t.Errorf("the inventory is %q", f.lines)
+	}
+	f.refuse = ""
+	if removed, err := r.Prune(t.Context()); err != nil || len(removed) != 1 {
+		t.Errorf("again: %q, %v", removed, err)
+	}
+	if removed, err := r.Prune(t.Context()); err != nil || len(removed) != 0 {
+		t.Errorf("with nothing left: %q, %v", removed, err)
+	}
 }
 
 func component(t *testing.T, name, yaml string, needs ...string) Component {
@@ -146,8 +192,8 @@ func TestOrder(t *testing.T) {
 }
 
 func TestInventoryKeepsWhatIsToBePruned(t *testing.T) {
-	got := mergeInventory(map[string]string{"a": "v1 ConfigMap x old", "gone": "v1 Secret x y"}, map[string][]string{"a": {"v1 ConfigMap x new"}})
-	if got["a"] != "v1 ConfigMap x new\nv1 ConfigMap x old" || got["gone"] != "v1 Secret x y" {
+	got := mergeInventory(map[string][]string{"a": {"v1 ConfigMap x old"}, "gone": {"v1 Secret x y"}}, map[string][]string{"a": {"v1 ConfigMap x new"}})
+	if !slices.Equal(got["a"], []string{"v1 ConfigMap x new", "v1 ConfigMap x old"}) || !slices.Equal(got["gone"], []string{"v1 Secret x y"}) {
 		t.Errorf("%q", got)
 	}
 }

@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -52,14 +53,18 @@ func (c *Cluster) SaveInventory(ctx context.Context, objects map[string][]string
 	if err := c.EnsureNamespace(ctx, InventoryNamespace); err != nil {
 		return err
 	}
-	var old corev1.ConfigMap
-	err := c.get(ctx, corev1.SchemeGroupVersion.WithKind("ConfigMap"), InventoryNamespace, InventoryName, &old)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("cannot read the inventory: %w", err)
+	old, err := c.Inventory(ctx)
+	if err != nil {
+		return err
 	}
+	return c.SetInventory(ctx, mergeInventory(old, objects))
+}
+
+// SetInventory replaces the inventory.
+func (c *Cluster) SetInventory(ctx context.Context, objects map[string][]string) error {
 	data := map[string]any{}
-	for k, v := range mergeInventory(old.Data, objects) {
-		data[k] = v
+	for k, lines := range objects {
+		data[k] = strings.Join(lines, "\n")
 	}
 	o := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "ConfigMap",
@@ -72,18 +77,12 @@ func (c *Cluster) SaveInventory(ctx context.Context, objects map[string][]string
 	return nil
 }
 
-func mergeInventory(old map[string]string, objects map[string][]string) map[string]string {
-	out := map[string]string{}
-	for k, v := range old {
-		out[k] = v
-	}
+func mergeInventory(old, objects map[string][]string) map[string][]string {
+	out := maps.Clone(old)
 	for k, list := range objects {
-		all := slices.Clone(list)
-		if out[k] != "" {
-			all = append(all, strings.Split(out[k], "\n")...)
-		}
+		all := slices.Concat(list, out[k])
 		slices.Sort(all)
-		out[k] = strings.Join(slices.Compact(all), "\n")
+		out[k] = slices.Compact(all)
 	}
 	return out
 }

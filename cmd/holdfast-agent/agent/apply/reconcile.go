@@ -20,6 +20,11 @@ type Target interface {
 	Apply(ctx context.Context, o *unstructured.Unstructured) error
 	Unready(ctx context.Context, r node.Ready) (string, error)
 	SaveInventory(ctx context.Context, objects map[string][]string) error
+
+	// For Prune.
+	Inventory(ctx context.Context) (map[string][]string, error)
+	SetInventory(ctx context.Context, objects map[string][]string) error
+	Delete(ctx context.Context, line string) error
 }
 
 // Component is one system of the platform with its manifests in order.
@@ -182,6 +187,11 @@ func (r *Reconciler) health() []Health {
 }
 
 func (r *Reconciler) saveInventory(ctx context.Context) error {
+	return r.target.SaveInventory(ctx, r.objects())
+}
+
+// objects are the inventory lines of this release, by component.
+func (r *Reconciler) objects() map[string][]string {
 	objects := map[string][]string{}
 	for _, p := range r.parts {
 		var list []string
@@ -193,5 +203,5 @@ func (r *Reconciler) saveInventory(ctx context.Context) error {
 		}
 		objects[p.Health.Name] = list
 	}
-	return r.target.SaveInventory(ctx, objects)
+	return objects
 }
