@@ -118,6 +118,13 @@ func (vm *VM) Logs(ctx context.Context) (string, error) {
 	return s, vm.ask(ctx, "logs", askTime, &s)
 }
 
+// Audit asks the agent for the log of updates, one JSON line an event. A log
+// that was changed is an error.
+func (vm *VM) Audit(ctx context.Context) (string, error) {
+	var s string
+	return s, vm.ask(ctx, "audit", askTime, &s)
+}
+
 // Kubeconfig asks the agent for the administrator's kubeconfig and leads it
 // through the forwarded port. The name in the server's certificate that is
 // checked is one that every cluster's has.

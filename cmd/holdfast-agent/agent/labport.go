@@ -16,6 +16,11 @@ import (
 func (a *agent) labNode(apply func(lab.Request) (any, error)) lab.Node {
 	return lab.Node{
 		Apply: apply,
+		Audit: func() (string, error) {
+			var b strings.Builder
+			err := printAudit(a.host, &b)
+			return b.String(), err
+		},
 		Status: func() (any, error) {
 			b, err := status.Encode(a.Get())
 			return json.RawMessage(b), err

@@ -22,7 +22,7 @@ const maxLine = 64 << 10
 // Request is one line from the lab.
 type Request struct {
 	ID    int64  `json:"id"`
-	Op    string `json:"op"`    // status, kubeconfig, logs, reboot, poweroff, apply
+	Op    string `json:"op"`    // status, kubeconfig, logs, reboot, poweroff, apply, audit
 	Unit  string `json:"unit"`  // of logs; empty for the whole journal
 	Lines int    `json:"lines"` // of logs; 0 means 100
 
@@ -44,6 +44,7 @@ type Answer struct {
 // Node is what the port gives access to. What is nil is refused.
 type Node struct {
 	Apply      func(q Request) (any, error)
+	Audit      func() (string, error) // the log of updates, checked
 	Status     func() (any, error)
 	Kubeconfig func() (string, error)
 	Logs       func(ctx context.Context, unit string, lines int) (string, error)
@@ -117,7 +118,7 @@ func Ask(rw io.ReadWriter, q Request, result any) error {
 var unitName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:\\-]{0,127}$`)
 
 func (n Node) do(ctx context.Context, q Request) (any, error) {
-	refused := map[string]bool{"kubeconfig": n.Kubeconfig == nil, "logs": n.Logs == nil, "reboot": n.Power == nil, "poweroff": n.Power == nil, "apply": n.Apply == nil}
+	refused := map[string]bool{"kubeconfig": n.Kubeconfig == nil, "logs": n.Logs == nil, "reboot": n.Power == nil, "poweroff": n.Power == nil, "apply": n.Apply == nil, "audit": n.Audit == nil}
 	if refused[q.Op] {
 		return nil, fmt.Errorf("cannot do %q here", q.Op)
 	}
@@ -126,6 +127,8 @@ func (n Node) do(ctx context.Context, q Request) (any, error) {
 		return n.Status()
 	case "apply":
 		return n.Apply(q)
+	case "audit":
+		return n.Audit()
 	case "kubeconfig":
 		return n.Kubeconfig()
 	case "logs":
@@ -139,7 +142,7 @@ func (n Node) do(ctx context.Context, q Request) (any, error) {
 	case "reboot", "poweroff":
 		return q.Op, n.Power(ctx, q.Op)
 	}
-	return nil, fmt.Errorf("cannot do %q: not one of status, kubeconfig, logs, reboot, poweroff, apply", q.Op)
+	return nil, fmt.Errorf("cannot do %q: not one of status, kubeconfig, logs, reboot, poweroff, apply, audit", q.Op)
 }
 
 // JournalArgs are the arguments of journalctl for the last lines of a unit.

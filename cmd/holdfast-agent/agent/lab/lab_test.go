@@ -18,6 +18,7 @@ func talk(t testing.TB, in string) (string, error) {
 		Kubeconfig: func() (string, error) { return "", errors.New("no cluster yet") },
 		Logs:       func(_ context.Context, unit string, n int) (string, error) { return unit, nil },
 		Power:      func(context.Context, string) error { return nil },
+		Audit:      func() (string, error) { return "", errors.New("changed") },
 	}
 	var out bytes.Buffer
 	err := lab.Serve(t.Context(), struct {
@@ -35,6 +36,8 @@ func TestAnswers(t *testing.T) {
 		`{"id":4,"op":"logs","unit":"--file=/etc/shadow"}`: `"error":"cannot read logs`,
 		`{"id":5,"op":"reboot"}`:                           `{"id":5,"ok":true,"result":"reboot"}`,
 		`{"id":6,"op":"exec"}`:                             `{"id":6,"error":"cannot do \"exec\"`,
+		`{"id":7,"op":"audit"}`:                            `{"id":7,"error":"changed"}`,
+		`{"id":8,"op":"apply"}`:                            `{"id":8,"error":"cannot do \"apply\"`,
 		`nonsense`:                                         `"error":"cannot read request`,
 	} {
 		if got, err := talk(t, in+"\n"); err != nil || !strings.Contains(got, want) || strings.Count(got, "\n") != 1 {
