@@ -50,6 +50,11 @@ func (a *agent) bringUpEngine(ctx context.Context, c node.Config, n node.Node) (
 // fails, and is kept back ever longer by the kubelet.
 const serviceProxy = "kube-proxy"
 
+const (
+	containerdConfig = "/run/holdfast/containerd/config.toml"
+	podNetwork       = containerd.CNIConf + "/10-holdfast.conflist" // on /var
+)
+
 // openPodNetwork lets pods onto the network when service addresses work, and
 // waits until the node is ready.
 func (a *agent) openPodNetwork(ctx context.Context, r *apply.Reconciler, c *apply.Cluster, n node.Node) error {
@@ -65,7 +70,7 @@ func (a *agent) openPodNetwork(ctx context.Context, r *apply.Reconciler, c *appl
 		return err
 	}
 	err = a.insist(ctx, status.EngineUp, "open the pod network", func() error {
-		return a.writeFiles(map[string][]byte{containerd.CNIConf + "/10-holdfast.conflist": containerd.CNI(kubeadm.NodeSubnet)})
+		return a.writeFiles(map[string][]byte{podNetwork: containerd.CNI(kubeadm.NodeSubnet)})
 	})
 	if err != nil {
 		return err
@@ -91,11 +96,27 @@ func (a *agent) openPodNetwork(ctx context.Context, r *apply.Reconciler, c *appl
 	return nil
 }
 
+// closePodNetwork takes back, once a boot and before containerd starts, what
+// openPodNetwork wrote at an earlier one: else every pod of the node starts
+// before the API server does, and takes the processor from it.
+func (a *agent) closePodNetwork() error {
+	if _, err := os.Stat(a.host.path(containerdConfig)); err == nil {
+		return nil // containerd was started in this boot; the agent is new
+	}
+	if err := os.Remove(a.host.path(podNetwork)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot close the pod network: %w", err)
+	}
+	return nil
+}
+
 // startContainerd writes the files of containerd and of the control plane, and
 // starts the one that the other needs.
 func (a *agent) startContainerd(ctx context.Context, c node.Config, n node.Node) error {
 	files, err := engineFiles(c, n)
 	if err != nil {
+		return err
+	}
+	if err := a.closePodNetwork(); err != nil {
 		return err
 	}
 	// Patches of another release must not be left among these.
@@ -148,8 +169,8 @@ func engineFiles(c node.Config, n node.Node) (map[string][]byte, error) {
 		return nil, err
 	}
 	files := map[string][]byte{
-		"/run/holdfast/containerd/config.toml": containerd.Config(pause.Ref()),
-		kubeadm.ConfigFile:                     config,
+		containerdConfig:   containerd.Config(pause.Ref()),
+		kubeadm.ConfigFile: config,
 	}
 	for name, b := range containerd.Hosts(names, "http://"+listenAt) {
 		files[containerd.CertsDir+"/"+name] = b
