@@ -1,0 +1,142 @@
+// Package crash_test takes the power away from a node in the middle of
+// updates: in states replayed from the log of one update, and for real.
+// docs/updates.md says what must come of it.
+package crash_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"holdfast.dev/holdfast/qemu-tests/lab"
+	"holdfast.dev/holdfast/qemu-tests/nbd"
+)
+
+// diskSize leaves room for /var behind the image.
+const diskSize = 14 << 30
+
+// patience is for what takes less than a minute on a quiet machine.
+const patience = 15 * time.Minute
+
+// bench is a machine on a disk whose power can be cut.
+type bench struct {
+	dir, image string
+	disk       *nbd.Disk
+	vm         *lab.VM
+	booted     bool
+}
+
+func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
+
+// powerOn starts the machine; log, if not empty, is where its writes are
+// recorded.
+func (b *bench) powerOn(ctx context.Context, log string) (err error) {
+	o := nbd.Options{Size: diskSize, Log: log}
+	if b.disk, err = nbd.Open(b.image, b.path("disk"), o); err != nil {
+		return err
+	}
+	socket := b.path("nbd.sock")
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := b.disk.Listen(socket); err != nil {
+		return err
+	}
+	b.vm, err = lab.Up(ctx, lab.Config{
+		Dir: b.path("lab"), Disk: socket, MemoryMiB: 1024, SecureBoot: true, Fresh: !b.booted,
+	}, nil)
+	b.booted = true
+	return err
+}
+
+// cut takes the power away.
+func (b *bench) cut(seed uint64) error {
+	err := b.disk.Cut(seed)
+	if b.vm != nil {
+		err = errors.Join(err, b.vm.Kill())
+	}
+	return err
+}
+
+// end is the cleanup after a test.
+func (b *bench) end(t *testing.T) {
+	if b.vm != nil {
+		if err := b.vm.Kill(); err != nil {
+			t.Log(err)
+		}
+	}
+	if b.disk != nil {
+		if err := b.disk.Close(); err != nil {
+			t.Log(err)
+		}
+	}
+}
+
+// seen is what the agent says of itself and of the update.
+type seen struct {
+	lab.Status
+	Step, Mode string
+	Confirmed  int64
+	Failed     string
+}
+
+func (b *bench) ask(ctx context.Context) (seen, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	s, err := b.vm.Status(ctx)
+	if err != nil {
+		return seen{}, err
+	}
+	doc, err := json.Marshal(s)
+	if err != nil {
+		return seen{}, err
+	}
+	var u struct {
+		Update struct {
+			Step, Mode string
+			Confirmed  int64
+			Failed     struct{ Reason string }
+		}
+	}
+	err = json.Unmarshal(doc, &u)
+	return seen{s, u.Update.Step, u.Update.Mode, u.Update.Confirmed, u.Update.Failed.Reason}, err
+}
+
+// waitFor asks until the node is as ok wants it.
+func (b *bench) waitFor(ctx context.Context, what string, ok func(seen) bool) (seen, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var last seen
+	var err error
+	for {
+		s, askErr := b.ask(ctx)
+		if askErr == nil {
+			if last = s; ok(s) {
+				return s, nil
+			}
+		} else {
+			err = askErr
+		}
+		select {
+		case <-ctx.Done():
+			return last, fmt.Errorf("cannot see the node %s: release %d is %s, update %s %s, faults %q; last error: %w",
+				what, last.Release.Number, last.Phase, last.Step, last.Mode, last.Faults, err)
+		case <-time.After(time.Second):
+		}
+		if !b.vm.Running() {
+			return last, fmt.Errorf("cannot see the node %s: the machine ended", what)
+		}
+	}
+}
+
+// atRest waits until the node is healthy and in no update.
+func (b *bench) atRest(ctx context.Context) (seen, error) {
+	return b.waitFor(ctx, "at rest", func(s seen) bool {
+		return s.Healthy() && s.Step == "idle" && s.Mode != "trial" && s.Confirmed == s.Release.Number
+	})
+}
