@@ -1,16 +1,19 @@
 // Command count reads the output of "go test -json", shows the progress of the
 // packages and the output of failed tests, and ends with a line that counts:
-// "N passed, N failed, N skipped". It exits 1 if anything failed.
+// "N passed, N failed, N skipped". It exits 1 if anything failed. With -report
+// it also writes a table of the tests, as Markdown.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strings"
+	"time"
 )
 
 type event struct {
@@ -19,12 +22,26 @@ type event struct {
 }
 
 func main() {
-	if !count(os.Stdin, os.Stdout) {
+	name := flag.String("report", "", "file to write the table into")
+	title := flag.String("title", "Tests", "its title")
+	commit := flag.String("commit", "", "what was tested, for the table")
+	flag.Parse()
+	tests, ok := count(os.Stdin, os.Stdout)
+	if *name != "" {
+		doc := report(*title, *commit, time.Now().UTC(), tests)
+		if err := os.WriteFile(*name, []byte(doc), 0o644); err != nil {
+			fmt.Fprintln(os.Stderr, "cannot write the report:", err)
+			ok = false
+		}
+	}
+	if !ok {
 		os.Exit(1)
 	}
 }
 
-func count(r io.Reader, w io.Writer) bool {
+// count also returns how each test ended, in the order in which they began.
+func count(r io.Reader, w io.Writer) (tests []event, ok bool) {
+	at := map[string]int{}
 	var passed, failed, skipped, broken int
 	var skips []string
 	output := map[string]*strings.Builder{}
@@ -43,15 +60,22 @@ func count(r io.Reader, w io.Writer) bool {
 			output[key] = out
 		}
 		switch e.Action {
+		case "run":
+			at[key] = len(tests)
+			tests = append(tests, e)
+			continue
 		case "output", "build-output":
 			out.WriteString(e.Output)
-			if e.Action == "build-output" || strings.HasPrefix(e.Test, "TestBoot") {
+			if e.Action == "build-output" || live(e.Test) {
 				fmt.Fprint(w, e.Output)
 			}
 			continue
 		case "pass", "fail", "skip":
 		default:
 			continue
+		}
+		if i, ok := at[key]; ok {
+			tests[i] = e
 		}
 		switch {
 		case e.Test == "":
@@ -80,7 +104,17 @@ func count(r io.Reader, w io.Writer) bool {
 		failed = broken
 	}
 	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", passed, failed, skipped)
-	return failed == 0 && sc.Err() == nil && passed > 0
+	return tests, failed == 0 && sc.Err() == nil && passed > 0
+}
+
+// live reports whether a test's output is shown as it comes: it takes minutes.
+func live(test string) bool {
+	for _, p := range []string{"TestBoot", "TestSecureBoot", "TestUpdate"} {
+		if strings.HasPrefix(test, p) {
+			return true
+		}
+	}
+	return false
 }
 
 // reason is what a skipped test said, without the frame around it.

@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestCount(t *testing.T) {
@@ -30,7 +31,7 @@ func TestCount(t *testing.T) {
 		"nothing ran":     {"", false, []string{"0 passed, 0 failed, 0 skipped\n"}},
 	} {
 		var out strings.Builder
-		if ok := count(strings.NewReader(c.in), &out); ok != c.ok {
+		if _, ok := count(strings.NewReader(c.in), &out); ok != c.ok {
 			t.Errorf("%s: %v", name, ok)
 		}
 		rest := out.String()
@@ -40,6 +41,21 @@ func TestCount(t *testing.T) {
 				t.Errorf("%s: %q is not in its place in:\n%s", name, w, out.String())
 			}
 			rest = after
+		}
+	}
+}
+
+func TestReport(t *testing.T) {
+	tests, _ := count(strings.NewReader(`{"Action":"run","Package":"a","Test":"TestOne"}
+{"Action":"run","Package":"a","Test":"TestOne/Sub"}
+{"Action":"pass","Package":"a","Test":"TestOne/Sub","Elapsed":61.5}
+{"Action":"fail","Package":"a","Test":"TestOne","Elapsed":62}
+{"Action":"run","Package":"a","Test":"TestTwo"}
+`), &strings.Builder{})
+	got := report("Boot", "v1-2", time.Unix(0, 0).UTC(), tests)
+	for _, want := range []string{"# Boot\n", "v1-2", "1970-01-01", "| TestOne | **FAIL** | 62 s |\n| TestOne/Sub | pass | 62 s |\n| TestTwo | **did not end** | |"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in the report:\n%s", want, got)
 		}
 	}
 }
