@@ -49,7 +49,7 @@ func Admit(n Node, running, candidate *bundles.Verified) error {
 	to, repair := RefOf(candidate), false
 	if repair = to.is(n.Confirmed) && run.Release < f.Release; !repair {
 		if highest := max(run.Release, n.Confirmed.Release); f.Release <= highest {
-			no("its number %d is not higher than %d, which this node has confirmed: numbers only grow\nhint: to go back to older contents, build them under a higher number", f.Release, highest)
+			no("its number %d is not higher than %d, which this node runs or has confirmed: numbers only grow\nhint: to go back to older contents, build them under a higher number", f.Release, highest)
 		}
 	}
 	errs = append(errs, admitEngine(running, candidate))
