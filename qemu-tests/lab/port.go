@@ -25,6 +25,7 @@ type question struct {
 	Op     string `json:"op"`
 	Key    string `json:"key,omitempty"`
 	DryRun bool   `json:"dryRun,omitempty"`
+	Lines  int    `json:"lines,omitempty"` // of the journal
 }
 
 // ask puts a request to the agent and decodes the result, trying again on a
@@ -54,7 +55,11 @@ func ask(ctx context.Context, dir string, q question, result any) error {
 // askOnce makes one connection. Lines that are no answer to this request are
 // skipped: they are late answers to a client that gave up.
 func askOnce(ctx context.Context, dir string, q question, result any) error {
-	ctx, cancel := context.WithTimeout(ctx, tryFor)
+	limit := tryFor
+	if q.Lines > 0 {
+		limit *= 6 // a journal is long, and read from a disk
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	c, err := dial(ctx, dir, "lab.sock")
 	if err != nil {

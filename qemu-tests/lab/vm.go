@@ -94,6 +94,10 @@ func (vm *VM) State(ctx context.Context) (string, error) {
 const askTime = 30 * time.Second
 
 func (vm *VM) ask(ctx context.Context, op string, limit time.Duration, result any) error {
+	return vm.askAll(ctx, question{Op: op}, limit, result)
+}
+
+func (vm *VM) askAll(ctx context.Context, q question, limit time.Duration, result any) error {
 	if err := vm.running(); err != nil {
 		return err
 	}
@@ -102,7 +106,7 @@ func (vm *VM) ask(ctx context.Context, op string, limit time.Duration, result an
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
 	}
-	return ask(ctx, vm.dir, question{Op: op}, result)
+	return ask(ctx, vm.dir, q, result)
 }
 
 // Status asks the agent for the node's status, until ctx ends or for half a
@@ -112,10 +116,13 @@ func (vm *VM) Status(ctx context.Context) (Status, error) {
 	return s, vm.ask(ctx, "status", askTime, &s)
 }
 
-// Logs asks the agent for its journal's last lines.
+// journalLines are more than a start has.
+const journalLines = 10_000
+
+// Logs asks the agent for the node's journal.
 func (vm *VM) Logs(ctx context.Context) (string, error) {
 	var s string
-	return s, vm.ask(ctx, "logs", askTime, &s)
+	return s, vm.askAll(ctx, question{Op: "logs", Lines: journalLines}, 2*time.Minute, &s)
 }
 
 // Audit asks the agent for the log of updates, one JSON line an event. A log
