@@ -10,7 +10,7 @@ export GOFLAGS := -trimpath -buildvcs=false
 # A distribution's go may be set to stay at its own version.
 export GOTOOLCHAIN ?= auto
 
-.PHONY: build test test-long setup quickstart lint bench clean
+.PHONY: build test test-long setup crash quickstart lint bench clean
 
 build: ## bin/holdfast and bin/holdfast-agent, static
 	mkdir -p bin
@@ -25,13 +25,16 @@ lint:
 	files=$$(gofmt -l .); test -z "$$files" || { echo "not formatted by gofmt: $$files"; exit 1; }
 	go vet ./...
 	go run $(STATICCHECK) ./...
-	shellcheck .ci/run .ci/test .ci/test-long qemu-tests/*.sh examples/*.sh
+	shellcheck .ci/run .ci/test .ci/test-long .ci/crash qemu-tests/*.sh examples/*.sh
 
 test: setup build ## everything that continuous integration runs
 	./.ci/test
 
 test-long: setup build ## hours: every boot test of updates and Secure Boot, into docs/results/boot-long.md
 	./.ci/test-long
+
+crash: setup build ## hours: power cuts, judged and real, into docs/results/crash.md
+	./.ci/crash
 
 quickstart: ## a fresh machine to a running site
 	./examples/quickstart.sh
