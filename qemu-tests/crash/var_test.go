@@ -24,11 +24,10 @@ import (
 // node reads /var of a state as the kernel would, and lets the agent's own code
 // take up what it finds there.
 type node struct {
-	dir    string // scratch
-	seed   string // the seed store, as a directory
-	trust  bundles.Trust
-	log    *nbd.Log
-	wasted int // states whose /var was looked at before
+	dir   string // scratch
+	seed  string // the seed store, as a directory
+	trust bundles.Trust
+	log   *nbd.Log
 }
 
 func newNode(t *testing.T, rec recording, r releases, l *nbd.Log, parts []disk.Partition) *node {
