@@ -1,6 +1,7 @@
 package boot_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -180,8 +181,10 @@ func panics(f *forgery) {
 	f.cmdline = strings.Replace(f.cmdline, "panic=20", "panic=1", 1) + " rdinit=/none"
 }
 
-// noKernel has a kernel that the boot stub cannot start.
-func noKernel(f *forgery) { f.linux = f.linux[:64<<10] }
+// noKernel has bytes for a kernel that the boot stub refuses, and returns to
+// the loader. Half a kernel would not do: it crashes the firmware itself, and
+// what then helps is only the power button.
+func noKernel(f *forgery) { f.linux = bytes.Repeat([]byte("no kernel\n"), 10_000) }
 
 // hangs has an init that freezes once it runs: the watchdog's timer is all
 // that goes on.
