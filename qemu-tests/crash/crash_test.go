@@ -38,14 +38,24 @@ func number(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// TestStates judges states in which power cuts leave the disk of a node that
-// takes an update, without booting them.
-func TestStates(t *testing.T) {
+// TestCrash builds two releases, and takes the power away from a node that goes
+// from one to the other.
+func TestCrash(t *testing.T) {
 	need(t, "qemu-system-x86_64", "e2fsck", "debugfs", "fsck.erofs")
+	r := build(t)
+	t.Run("States", func(t *testing.T) {
+		rec := record(t, r)
+		judgeStates(t, rec, r)
+		t.Run("Control", func(t *testing.T) { control(t, rec, r) })
+	})
+	t.Run("Cuts", func(t *testing.T) { cutPower(t, r) })
+}
+
+// judgeStates judges states in which power cuts leave the disk of a node that
+// takes an update, without booting them.
+func judgeStates(t *testing.T, rec recording, r releases) {
 	want := number(t, "HOLDFAST_CRASH_STATES", 1000)
 	seed := uint64(number(t, "HOLDFAST_CRASH_SEED", 1))
-	r := build(t)
-	rec := record(t, r)
 	j, l, base := newJudge(t, rec, r.trust)
 	n := newNode(t, rec, r, l, j.parts)
 	start := time.Now()
@@ -97,7 +107,7 @@ func TestStates(t *testing.T) {
 	result(t, "states", c.String())
 }
 
-// counts are what a run of TestStates did.
+// counts are what judgeStates did.
 type counts struct {
 	log, judged, distinct, vars, bad int
 	runs                             map[int64]int

@@ -167,14 +167,12 @@ func (c *cutter) oneCycle(ctx context.Context, m moment, most int) (seen, error)
 	return c.up(ctx, most)
 }
 
-// TestCuts takes the power away at every transition of an update, and in
+// cutPower takes the power away at every transition of an update, and in
 // between; each time the node must come up by itself, healthy, on one of the
 // two releases, and must take the update again.
-func TestCuts(t *testing.T) {
-	need(t, "qemu-system-x86_64")
+func cutPower(t *testing.T, r releases) {
 	most := number(t, "HOLDFAST_CRASH_CUTS", 3)
 	seed := uint64(number(t, "HOLDFAST_CRASH_SEED", 1))
-	r := build(t)
 	ctx, start := context.Background(), time.Now()
 	c := &cutter{bench: &bench{dir: keepDir(t, "cuts"), image: r.old.image}, bundle: r.new.bundle, t: t,
 		rnd: rand.New(rand.NewPCG(seed, 1)), after: map[string]int{}, came: map[string]int{}}
