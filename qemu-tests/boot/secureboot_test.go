@@ -185,7 +185,7 @@ func (m machine) fallsBack(t *testing.T, d damage, release int64, rootHash strin
 	for range slot.Tries {
 		must(t, vm.Expect(t.Context(), d.says, patience))
 	}
-	must(t, vm.Expect(t.Context(), "holdfast: FAULT: release "+strconv.FormatInt(release, 10), patience))
+	must(t, vm.Expect(t.Context(), "holdfast: FAULT: release bare "+strconv.FormatInt(release, 10)+" is confirmed and does not boot", patience))
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	must(t, vm.WaitHealthy(ctx, nil))
