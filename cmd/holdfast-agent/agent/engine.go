@@ -77,7 +77,7 @@ func (a *agent) openPodNetwork(ctx context.Context, r *apply.Reconciler, c *appl
 	}
 	var version string
 	err = a.await(ctx, "node "+n.Name, func() error {
-		reason, v, err := c.NodeReady(ctx, n.Name)
+		reason, v, err := c.NodeReady(ctx, n.Name, a.host.bootID())
 		if err == nil && reason != "" {
 			err = errors.New(reason)
 		}

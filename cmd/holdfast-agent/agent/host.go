@@ -83,6 +83,15 @@ func hasAddress(link, ip string) bool {
 	return false
 }
 
+// bootID tells this boot from others; "" if that cannot be read.
+func (h Host) bootID() string {
+	b, err := os.ReadFile(h.path("/proc/sys/kernel/random/boot_id"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
 // uptime is how long ago the machine started; 0 if that cannot be told.
 func (h Host) uptime() time.Duration {
 	b, err := os.ReadFile(h.path("/proc/uptime"))

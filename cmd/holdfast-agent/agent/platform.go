@@ -69,7 +69,7 @@ func (a *agent) watch(ctx context.Context, r *apply.Reconciler, n node.Node, c *
 	old := a.Get()
 	now := old
 	now.Faults = nil
-	reason, version, err := c.NodeReady(ctx, n.Name)
+	reason, version, err := c.NodeReady(ctx, n.Name, a.host.bootID())
 	if err != nil {
 		reason = fmt.Sprintf("cannot look at it: %v", err)
 	}

@@ -71,6 +71,19 @@ func TestReasons(t *testing.T) {
 	if stoppedByReboot(&p) || !stoppedByReboot(&corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Terminated"}}) {
 		t.Error("a pod that went down with the machine is not told from others")
 	}
+	ready := corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
+	going := ready
+	going.DeletionTimestamp = &metav1.Time{}
+	if r := podsReason([]corev1.Pod{ready, going, p}, 2); r != "1 of 2 pods ready" {
+		t.Error(r)
+	}
+	if r := podsReason([]corev1.Pod{ready, going}, 1); r != "" {
+		t.Error(r)
+	}
+	// A stateful set whose status is of before the reboot, and no pods.
+	if r := podsReason(nil, 1); r != "0 of 1 pods ready" {
+		t.Error(r)
+	}
 	if r := failedChecks("[+]ping ok\n[-]etcd failed: reason withheld\n[-]poststarthook/x failed\n"); r != "etcd, poststarthook/x" {
 		t.Error(r)
 	}
@@ -232,7 +245,7 @@ func TestRealServer(t *testing.T) {
 	if err := c.get(t.Context(), corev1.SchemeGroupVersion.WithKind("ConfigMap"), InventoryNamespace, InventoryName, &inv); err != nil || strings.Count(inv.Data["one"], "\n") != 4 {
 		t.Errorf("%q, %v", inv.Data, err)
 	}
-	if _, _, err := c.NodeReady(t.Context(), "node1"); err == nil {
+	if _, _, err := c.NodeReady(t.Context(), "node1", ""); err == nil {
 		t.Error("found a node where there is none")
 	}
 }

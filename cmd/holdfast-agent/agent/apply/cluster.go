@@ -73,11 +73,16 @@ func (c *Cluster) Readyz(ctx context.Context) error {
 	return fmt.Errorf("the API server does not answer: %w", err)
 }
 
-// NodeReady reports whether the node is, with its reason, and its kubelet's version.
-func (c *Cluster) NodeReady(ctx context.Context, name string) (reason, version string, err error) {
+// NodeReady reports whether the node is, with its reason, and its kubelet's
+// version. bootID is of the kernel that runs: what a kubelet said in an earlier
+// boot does not count; empty, it does.
+func (c *Cluster) NodeReady(ctx context.Context, name, bootID string) (reason, version string, err error) {
 	var n corev1.Node
 	if err := c.get(ctx, schema.GroupVersionKind{Version: "v1", Kind: "Node"}, "", name, &n); err != nil {
 		return "", "", err
+	}
+	if id := n.Status.NodeInfo.BootID; bootID != "" && id != bootID {
+		return "the kubelet has not reported since the reboot", n.Status.NodeInfo.KubeletVersion, nil
 	}
 	return NodeReason(&n), n.Status.NodeInfo.KubeletVersion, nil
 }
@@ -178,63 +183,75 @@ func crdEstablished(u *unstructured.Unstructured) bool {
 // Unready says what keeps a workload from being rolled out: the reason of its
 // first pod that is not ready, or its own. Empty means that it is.
 func (c *Cluster) Unready(ctx context.Context, r node.Ready) (string, error) {
-	reason, sel, err := c.workload(ctx, r)
+	reason, want, sel, err := c.workload(ctx, r)
 	if apierrors.IsNotFound(err) {
 		return fmt.Sprintf("%s %s: not there", r.Kind, r.Name), nil
 	}
-	if err != nil || reason == "" {
+	if err != nil {
 		return "", err
 	}
-	if pod := c.firstUnreadyPod(ctx, r.Namespace, sel); pod != "" {
-		return pod, nil
+	pods, err := c.pods(ctx, r.Namespace, sel)
+	if err != nil {
+		return "", err
+	}
+	// After a reboot the workload's own status is of the boot before, until its
+	// controller runs: its pods have to agree.
+	if reason == "" {
+		if reason = podsReason(pods, want); reason == "" {
+			return "", nil
+		}
+	}
+	for i := range pods {
+		if reason := podReason(&pods[i]); reason != "" && !stoppedByReboot(&pods[i]) {
+			return reason, nil
+		}
 	}
 	return fmt.Sprintf("%s %s: %s", r.Kind, r.Name, reason), nil
 }
 
-func (c *Cluster) workload(ctx context.Context, r node.Ready) (reason string, sel *metav1.LabelSelector, err error) {
+// workload says what its status lacks, and how many pods have to be ready; a
+// job, which leaves none, wants 0.
+func (c *Cluster) workload(ctx context.Context, r node.Ready) (reason string, want int32, sel *metav1.LabelSelector, err error) {
 	apps := func(kind string) schema.GroupVersionKind { return appsv1.SchemeGroupVersion.WithKind(kind) }
 	switch r.Kind {
 	case "Deployment":
 		var d appsv1.Deployment
 		err = c.get(ctx, apps(r.Kind), r.Namespace, r.Name, &d)
-		return deploymentReason(&d), d.Spec.Selector, err
+		return deploymentReason(&d), replicas(d.Spec.Replicas), d.Spec.Selector, err
 	case "StatefulSet":
 		var d appsv1.StatefulSet
 		err = c.get(ctx, apps(r.Kind), r.Namespace, r.Name, &d)
-		return statefulSetReason(&d), d.Spec.Selector, err
+		return statefulSetReason(&d), replicas(d.Spec.Replicas), d.Spec.Selector, err
 	case "DaemonSet":
 		var d appsv1.DaemonSet
 		err = c.get(ctx, apps(r.Kind), r.Namespace, r.Name, &d)
-		return daemonSetReason(&d), d.Spec.Selector, err
+		return daemonSetReason(&d), d.Status.DesiredNumberScheduled, d.Spec.Selector, err
 	case "Job":
 		var j batchv1.Job
 		err = c.get(ctx, batchv1.SchemeGroupVersion.WithKind(r.Kind), r.Namespace, r.Name, &j)
-		return jobReason(&j), j.Spec.Selector, err
+		return jobReason(&j), 0, j.Spec.Selector, err
 	}
-	return "", nil, fmt.Errorf("cannot tell whether a %s is ready: want Deployment, StatefulSet, DaemonSet or Job", r.Kind)
+	return "", 0, nil, fmt.Errorf("cannot tell whether a %s is ready: want Deployment, StatefulSet, DaemonSet or Job", r.Kind)
 }
 
-func (c *Cluster) firstUnreadyPod(ctx context.Context, namespace string, sel *metav1.LabelSelector) string {
+func (c *Cluster) pods(ctx context.Context, namespace string, sel *metav1.LabelSelector) ([]corev1.Pod, error) {
 	s, err := metav1.LabelSelectorAsSelector(sel)
 	if err != nil || s.Empty() {
-		return ""
+		return nil, err
 	}
 	r, err := c.resource(corev1.SchemeGroupVersion.WithKind("Pod"), namespace)
 	if err != nil {
-		return ""
+		return nil, err
 	}
 	l, err := r.List(ctx, metav1.ListOptions{LabelSelector: s.String()})
 	if err != nil {
-		return ""
+		return nil, err
 	}
-	for _, u := range l.Items {
-		var p corev1.Pod
-		if runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &p) != nil {
-			continue
-		}
-		if reason := podReason(&p); reason != "" && !stoppedByReboot(&p) {
-			return reason
+	out := make([]corev1.Pod, len(l.Items))
+	for i, u := range l.Items {
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, &out[i]); err != nil {
+			return nil, err
 		}
 	}
-	return ""
+	return out, nil
 }

@@ -76,6 +76,21 @@ func replicas(n *int32) int32 {
 	return *n
 }
 
+// podsReason says that fewer than want pods are ready, or nothing. Those on
+// their way out do not count.
+func podsReason(pods []corev1.Pod, want int32) string {
+	var ready int32
+	for i := range pods {
+		if p := &pods[i]; p.DeletionTimestamp == nil && podReason(p) == "" && !stoppedByReboot(p) {
+			ready++
+		}
+	}
+	if ready < want {
+		return fmt.Sprintf("%d of %d pods ready", ready, want)
+	}
+	return ""
+}
+
 // podReason says why p is not ready, or nothing.
 func podReason(p *corev1.Pod) string {
 	for _, c := range p.Status.Conditions {
