@@ -114,4 +114,3 @@ func (m Machine) writeEntry(ctx context.Context, r install.Ref) error {
 	})
 	return err
 }
-

@@ -168,4 +168,3 @@ func (m Machine) RepairTable() (which string, err error) {
 	}
 	return slot.RepairTable(f, size)
 }
-
