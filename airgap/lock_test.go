@@ -171,7 +171,7 @@ func TestResolveWithoutNetwork(t *testing.T) {
 	r := request()
 	r.Files = append(r.Files, airgap.File{Name: "manifests/new.yaml", Content: content("new")})
 	l, err := airgap.Resolve(t.Context(), r, locked().AcceptScripts(), airgap.Network{}, s, airgap.Options{
-		Verdict: func(pkg, script string, _ store.Digest) string { return "ignored: " + pkg + " " + script },
+		Verdict: func(pkg, _, script string, _ store.Digest) string { return "ignored: " + pkg + " " + script },
 	})
 	if err != nil {
 		t.Fatal(err)

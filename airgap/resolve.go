@@ -50,9 +50,9 @@ type Network struct {
 
 // Options of Resolve.
 type Options struct {
-	Update  []string                                        // inputs to move: a package, "debian", "all"; "gone" is nothing but what the archives lost, which moves with each
-	Verdict func(pkg, script string, d store.Digest) string // what reviewers said of a maintainer script
-	Notice  func(string)                                    // things the user should know
+	Update  []string                                                 // inputs to move: a package, "debian", "all"; "gone" is nothing but what the archives lost, which moves with each
+	Verdict func(pkg, version, script string, d store.Digest) string // what reviewers said of a maintainer script
+	Notice  func(string)                                             // things the user should know
 	Fetched func(done, total int64, name string)
 }
 
@@ -287,7 +287,7 @@ func (l Lock) judge(opt Options) Lock {
 		return l
 	}
 	return l.eachScript(func(p Package, s Script) string {
-		if v := opt.Verdict(p.Name, s.Name, s.Digest); v != "" {
+		if v := opt.Verdict(p.Name, p.Version, s.Name, s.Digest); v != "" {
 			return v
 		}
 		return s.Verdict

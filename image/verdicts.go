@@ -2,6 +2,7 @@ package image
 
 import (
 	_ "embed"
+	"slices"
 	"strings"
 	"sync"
 
@@ -19,8 +20,13 @@ var verdictsYAML []byte
 type verdict struct {
 	Script  string         `json:"script"`
 	Digests []store.Digest `json:"digests"` // of the versions that were read
+	Texts   []string       `json:"texts"`   // or the whole script, with upstreamVersion for the package's
 	Verdict string         `json:"verdict"`
 }
+
+// upstreamVersion stands in a text for the package's version without epoch and
+// Debian revision.
+const upstreamVersion = "@VERSION@"
 
 var verdicts = sync.OnceValues(func() (map[string][]verdict, error) {
 	var v map[string][]verdict
@@ -28,10 +34,10 @@ var verdicts = sync.OnceValues(func() (map[string][]verdict, error) {
 	return v, err
 })
 
-// Verdict is what the reviewers said of a package's maintainer script: that
-// it is ignored, and why, or which fix-up does its work. It is empty where
-// nobody has read this script in this form.
-func Verdict(pkg, script string, d store.Digest) string {
+// Verdict is what the reviewers said of a maintainer script of a package in
+// that version: that it is ignored, and why, or which fix-up does its work. It
+// is empty where nobody has read this script in this form.
+func Verdict(pkg, version, script string, d store.Digest) string {
 	switch script {
 	case "prerm", "postrm":
 		return "ignored: nothing is removed from a node"
@@ -47,14 +53,24 @@ func Verdict(pkg, script string, d store.Digest) string {
 		pkg = "linux-image"
 	}
 	for _, v := range all[pkg] {
-		if v.Script != script {
-			continue
-		}
-		for _, have := range v.Digests {
-			if have == d {
-				return v.Verdict
-			}
+		if v.Script == script && v.covers(version, d) {
+			return v.Verdict
 		}
 	}
 	return ""
+}
+
+func (v verdict) covers(version string, d store.Digest) bool {
+	if slices.Contains(v.Digests, d) {
+		return true
+	}
+	if _, rest, ok := strings.Cut(version, ":"); ok {
+		version = rest
+	}
+	if i := strings.LastIndexByte(version, '-'); i >= 0 {
+		version = version[:i]
+	}
+	return slices.ContainsFunc(v.Texts, func(text string) bool {
+		return d == store.FromBytes([]byte(strings.ReplaceAll(text, upstreamVersion, version)))
+	})
 }
