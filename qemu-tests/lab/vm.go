@@ -283,6 +283,9 @@ func (vm *VM) WaitHealthy(ctx context.Context, progress func(Status)) error {
 			return fmt.Errorf("cannot wait for a healthy node: %w\nthe console's end:\n%s", err, tail(vm.path("console.log"), 20))
 		default:
 			lastErr = err
+			if _, err := vm.Unstick(ctx); err != nil {
+				return fmt.Errorf("cannot wait for a healthy node: %w", err)
+			}
 			if state, err := vm.State(ctx); err == nil && slices.Contains(deadStates, state) {
 				return fmt.Errorf("cannot wait for a healthy node: the machine stopped (%s)\nhint: if it runs under KVM, try tcg\nthe console's end:\n%s", state, tail(vm.path("console.log"), 20))
 			}
