@@ -39,7 +39,9 @@ func (a *agent) bringUpEngine(ctx context.Context, c node.Config, n node.Node) (
 	if err != nil {
 		return nil, err
 	}
-	if err := a.await(ctx, "the API server", func() error { return cluster.Readyz(ctx) }); err != nil {
+	// The first start, by kubeadm, has waited for the roles; at others all that
+	// is here can begin with those of the boot before.
+	if err := a.await(ctx, "the API server", func() error { return cluster.Readyz(ctx, apply.Roles) }); err != nil {
 		return nil, err
 	}
 	return cluster, nil

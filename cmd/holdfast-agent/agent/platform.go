@@ -72,16 +72,20 @@ func (a *agent) watch(ctx context.Context, r *apply.Reconciler, n node.Node, c *
 	reason, version, err := c.NodeReady(ctx, n.Name, a.host.bootID())
 	if err != nil {
 		reason = fmt.Sprintf("cannot look at it: %v", err)
+	} else {
+		now.Node.Version = version
+		err = c.Readyz(ctx)
 	}
 	now.Node.Ready, now.Node.Reason = reason == "", reason
 	now.Engine.Ready, now.Engine.Reason = err == nil, ""
-	if err == nil {
-		now.Node.Version = version
-	} else {
+	if err != nil {
 		now.Engine.Reason = err.Error()
 	}
-	if reason != "" {
+	switch {
+	case reason != "":
 		now.Faults = append(now.Faults, "node "+n.Name+": "+reason)
+	case err != nil:
+		now.Faults = append(now.Faults, now.Engine.Reason)
 	}
 	if now.Node.Ready != old.Node.Ready || now.Node.Reason != old.Node.Reason {
 		a.Say("node %s", describe(n.Name, "ready", now.Node.Ready, reason))

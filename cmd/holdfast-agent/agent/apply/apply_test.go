@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -15,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
@@ -208,6 +212,43 @@ func TestInventoryKeepsWhatIsToBePruned(t *testing.T) {
 	got := mergeInventory(map[string][]string{"a": {"v1 ConfigMap x old"}, "gone": {"v1 Secret x y"}}, map[string][]string{"a": {"v1 ConfigMap x new"}})
 	if !slices.Equal(got["a"], []string{"v1 ConfigMap x new", "v1 ConfigMap x old"}) || !slices.Equal(got["gone"], []string{"v1 Secret x y"}) {
 		t.Errorf("%q", got)
+	}
+}
+
+// The API server answers as Kubernetes does, and leaves out what it is asked to.
+func TestReadyz(t *testing.T) {
+	failed := map[string]bool{"poststarthook/rbac/bootstrap-roles": true}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var body strings.Builder
+		code := http.StatusOK
+		for _, check := range []string{"etcd", Roles} {
+			switch {
+			case slices.Contains(r.URL.Query()["exclude"], check):
+				fmt.Fprintf(&body, "[+]%s excluded: ok\n", check)
+			case failed[check]:
+				code = http.StatusInternalServerError
+				fmt.Fprintf(&body, "[-]%s failed: reason withheld\n", check)
+			default:
+				fmt.Fprintf(&body, "[+]%s ok\n", check)
+			}
+		}
+		w.WriteHeader(code)
+		io.WriteString(w, body.String())
+	}))
+	defer s.Close()
+	c, err := New(&rest.Config{Host: s.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Readyz(t.Context()); err == nil || !strings.Contains(err.Error(), "not ready: "+Roles) {
+		t.Errorf("while roles are made: %v", err)
+	}
+	if err := c.Readyz(t.Context(), Roles); err != nil {
+		t.Errorf("without the roles: %v", err)
+	}
+	failed["etcd"] = true
+	if err := c.Readyz(t.Context(), Roles); err == nil || !strings.Contains(err.Error(), "not ready: etcd") {
+		t.Errorf("without a datastore: %v", err)
 	}
 }
 

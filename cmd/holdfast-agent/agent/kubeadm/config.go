@@ -155,6 +155,11 @@ var requests = map[string]m{
 	"etcd":                    {"cpu": "50m", "memory": "64Mi"},
 }
 
+// apiProbe is how often, in seconds, the kubelet asks the API server whether it
+// is ready. Nothing waits for the answer, and kubeadm's every second is a TLS
+// handshake a second.
+const apiProbe = 10
+
 // Patches gives the files of PatchesDir: each static pod runs the release's
 // image by digest.
 func Patches(images []node.Image) (map[string][]byte, error) {
@@ -164,9 +169,11 @@ func Patches(images []node.Image) (map[string][]byte, error) {
 		if !ok {
 			return nil, fmt.Errorf("cannot patch %s: the release has no image of that name", name)
 		}
-		b, err := json.MarshalIndent(m{"spec": m{"containers": []m{{
-			"name": name, "image": img.Ref(), "resources": m{"requests": req},
-		}}}}, "", "  ")
+		container := m{"name": name, "image": img.Ref(), "resources": m{"requests": req}}
+		if name == "kube-apiserver" {
+			container["readinessProbe"] = m{"periodSeconds": apiProbe}
+		}
+		b, err := json.MarshalIndent(m{"spec": m{"containers": []m{container}}}, "", "  ")
 		if err != nil {
 			return nil, fmt.Errorf("cannot patch %s: %w", name, err)
 		}

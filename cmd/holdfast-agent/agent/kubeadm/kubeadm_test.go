@@ -79,7 +79,9 @@ func TestPatches(t *testing.T) {
 	if err != nil || len(fs) != 4 {
 		t.Fatal(fs, err)
 	}
-	golden(t, "etcd0+strategic.json", fs["etcd0+strategic.json"])
+	for _, name := range []string{"etcd0+strategic.json", "kube-apiserver0+strategic.json"} {
+		golden(t, name, fs[name])
+	}
 	if _, err := kubeadm.Patches(images[1:]); err == nil || !strings.Contains(err.Error(), "kube-apiserver") {
 		t.Errorf("without an image: %v", err)
 	}
