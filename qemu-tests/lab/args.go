@@ -27,7 +27,9 @@ func arguments(s state, sticks []stick, firmware string, bios bool) []string {
 	if s.Accel.Name == "tcg" {
 		// "rep movsb" is one emulated step a byte: kernel, libc and Go's runtime
 		// copy and clear memory several times faster if told not to use it.
-		accel, cpu = "tcg,thread=multi", "max,-erms,-fsrm,-fzrm,-fsrs,-fsrc"
+		// What was translated has room for all that a node runs: QEMU's own 1 GiB
+		// fills up within a boot, and then everything is translated again.
+		accel, cpu = "tcg,thread=multi,tb-size=2047", "max,-erms,-fsrm,-fzrm,-fsrs,-fsrc"
 	}
 	add("-name", "holdfast-lab", "-machine", machine, "-accel", accel, "-cpu", cpu,
 		"-smp", fmt.Sprint(s.CPUs), "-m", fmt.Sprint(s.MemoryMiB),
