@@ -206,9 +206,9 @@ func TestAllFaults(t *testing.T) {
 		t.Fatal("no error")
 	}
 	for _, want := range []string{
-		"cannot fetch gone 1.0 from " + url + "/debian/pool/gone.deb: not on the mirror: 404",
+		"cannot fetch gone 1.0 from " + url + "/debian/pool/gone.deb: not there: 404",
 		`hint: the mirror has moved on; run "holdfast lock --update gone"`,
-		"busy.deb: the mirror answered 503 Service Unavailable (tried 3 times)",
+		"busy.deb: the server answered 503 Service Unavailable (tried 3 times)",
 		dead.URL + "/debian/pool/gone.deb", "connection refused",
 	} {
 		if !strings.Contains(err.Error(), want) {

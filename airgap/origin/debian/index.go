@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/ProtonMail/go-crypto/openpgp"
 
+	fetch "holdfast.dev/holdfast/airgap/origin/http"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/image/deb"
 )
@@ -156,28 +156,10 @@ func (c *Client) indexBytes(ctx context.Context, dir string, rel deb.Release, f 
 	return nil, err
 }
 
-// get reads a small file whole, trying again where that may help.
+// get reads a small file whole.
 func (c *Client) get(ctx context.Context, u string, limit int64) ([]byte, error) {
-	var b []byte
-	err := c.retry(ctx, func() error {
-		resp, err := c.request(ctx, u, 0)
-		if err != nil {
-			return err
-		}
-		defer resp.close()
-		b, err = io.ReadAll(io.LimitReader(resp, limit+1))
-		if err != nil {
-			return err
-		}
-		if int64(len(b)) > limit {
-			return &permanentError{fmt.Errorf("over the %d bytes expected", limit)}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("cannot fetch %s: %w", u, err)
-	}
-	return b, nil
+	a, err := c.transfers().Get(ctx, fetch.Source{URL: u}, limit)
+	return a.Body, err
 }
 
 // Client is how mirrors are reached.
@@ -189,4 +171,8 @@ type Client struct {
 	Backoff time.Duration      // before the second try, doubled for the third; 0 means one second
 	Stall   time.Duration      // a transfer without a byte for so long is given up; 0 means one minute
 	Workers int                // transfers at once; 0 means six
+}
+
+func (c *Client) transfers() *fetch.Client {
+	return &fetch.Client{HTTP: c.HTTP, Backoff: c.Backoff, Stall: c.Stall, Workers: c.Workers}
 }
