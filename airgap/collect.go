@@ -28,6 +28,7 @@ const toolchainSpace = 400 << 20
 type Need struct {
 	Missing, Free int64 // bytes
 	Items         int   // packages to fetch
+	Images        int   // images of which something is to be fetched
 }
 
 // CollectNeeds says what Collect would fetch and the space that this takes. It
@@ -35,6 +36,12 @@ type Need struct {
 func CollectNeeds(l Lock, recipes []gobuild.Recipe, s *store.Store) (Need, error) {
 	n := missing(l, s)
 	n.Missing += unpacked * n.Missing
+	for _, im := range l.Images {
+		if bytes := imageMissing(im, s); bytes > 0 {
+			n.Missing += bytes
+			n.Images++
+		}
+	}
 	_, err := gomod.Toolchain(l.Toolchain.Version, l.Toolchain.H1, s.Dir())
 	if err != nil {
 		n.Missing += toolchainSpace
@@ -88,21 +95,29 @@ type Collected struct {
 	GoRoot string // the locked toolchain
 }
 
-// Collect brings every locked input into s: packages by digest, the toolchain
-// and the modules by their h1 hashes. What is there, whole, is not fetched
-// again; what it fetched before an error stays. progress counts bytes of packages,
-// recipe the recipes whose modules are had.
-func Collect(ctx context.Context, l Lock, recipes []gobuild.Recipe, net Network, s *store.Store, log *slog.Logger, progress func(done, total int64, name string), recipe func(done, total int, name string)) (Collected, error) {
-	err := debian.Fetch(ctx, net.Debian, s, items(l), progress)
+// Progress is what Collect tells while it works; each may be nil.
+type Progress struct {
+	Packages, Images func(done, total int64, name string) // bytes
+	Recipe           func(done, total int, name string)   // whose modules are had
+}
+
+// Collect brings every input of r that l pins into s: packages and images by
+// digest, the toolchain and the modules by their h1 hashes. What is there,
+// whole, is not fetched again; what it fetched before an error stays. All that
+// could not be had is told together.
+func Collect(ctx context.Context, r Request, l Lock, net Network, s *store.Store, log *slog.Logger, progress Progress) (Collected, error) {
+	err := debian.Fetch(ctx, net.Debian, s, items(l), progress.Packages)
+	ierr := r.collectImages(ctx, l, net, s, progress.Images)
 	goroot, _, terr := gomod.FetchToolchain(ctx, net.Go, l.Toolchain.Version, l.Toolchain.H1, s.Dir())
-	if err := errors.Join(err, terr); err != nil {
+	if err := errors.Join(err, ierr, terr); err != nil {
 		return Collected{}, fmt.Errorf("cannot collect: %w", err)
 	}
 	var errs []error
 	checks := gomod.NewChecks(s.Dir(), s.Rehash)
+	recipes := r.Recipes
 	for i, r := range recipes {
-		if recipe != nil {
-			recipe(i, len(recipes), r.Name)
+		if progress.Recipe != nil {
+			progress.Recipe(i, len(recipes), r.Name)
 		}
 		if gomod.Offline(ctx, goroot, r, s.Dir(), checks) == nil {
 			continue

@@ -34,6 +34,7 @@ type Lock struct {
 	Recipes    []Recipe    `json:"recipes"`
 	Components []Component `json:"components"`
 	Files      []File      `json:"files"`
+	Images     []Image     `json:"images,omitempty"`
 }
 
 // Toolchain is the Go toolchain that compiles every recipe; it is a module.
@@ -98,6 +99,21 @@ type Component struct {
 	Name   string       `json:"name"`
 	Origin string       `json:"origin"`
 	Digest store.Digest `json:"digest"` // of its folder in the catalog
+}
+
+// Image is a container image that is not composed here; its content is the
+// manifest for the platform, which names all else.
+type Image struct {
+	Name      string `json:"name"`               // as manifests call it
+	Upstream  string `json:"upstream,omitempty"` // what it is called where it comes from, if otherwise
+	Component string `json:"component,omitempty"`
+	Origin    string `json:"origin"` // registry | archive
+	Platform  string `json:"platform"`
+	MediaType string `json:"mediaType"`
+	store.Content
+	Index     store.Digest `json:"index,omitempty"` // that the manifest was chosen from
+	Bytes     int64        `json:"bytes"`           // of configuration and layers
+	Signature string       `json:"signature"`       // the verdict: "not asked for", or who signed
 }
 
 // File is a local input of the site.
@@ -199,6 +215,17 @@ func (l Lock) validate() error {
 	}
 	for _, f := range l.Files {
 		digest(f.Name, f.Content)
+	}
+	seen := map[string]bool{}
+	for _, im := range l.Images {
+		digest(im.Name, im.Content)
+		if im.Bytes < 0 {
+			fail("%s: negative size", im.Name)
+		}
+		if seen[im.Name] {
+			fail("image %s is there twice", im.Name)
+		}
+		seen[im.Name] = true
 	}
 	for _, s := range l.Sets {
 		if _, err := l.PackagesOf(s.Name); err != nil {

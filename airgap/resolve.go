@@ -13,6 +13,7 @@ import (
 
 	"holdfast.dev/holdfast/airgap/origin/debian"
 	"holdfast.dev/holdfast/airgap/origin/gomod"
+	"holdfast.dev/holdfast/airgap/origin/registry"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/image/deb"
 	"holdfast.dev/holdfast/image/gobuild"
@@ -40,17 +41,22 @@ type Request struct {
 	Recipes    []gobuild.Recipe
 	Components []Component
 	Files      []File
+	Images     []WantImage
 }
 
 // Network is how the origins are reached.
 type Network struct {
-	Debian *debian.Client
-	Go     gomod.Proxy
+	Debian   *debian.Client
+	Go       gomod.Proxy
+	Registry *registry.Client
 }
 
 // Options of Resolve.
 type Options struct {
-	Update  []string                                                 // inputs to move: a package, "debian", "all"; "gone" is nothing but what the archives lost, which moves with each
+	// Update names inputs to move: a package or an image, "debian", "images",
+	// "all". "gone" is nothing but what the archives and registries lost;
+	// packages that are lost move with each.
+	Update  []string
 	Verdict func(pkg, version, script string, d store.Digest) string // what reviewers said of a maintainer script
 	Notice  func(string)                                             // things the user should know
 	Fetched func(done, total int64, name string)
@@ -113,6 +119,7 @@ func (r Request) Fits(l Lock) error {
 			fail("file %s is locked and is not there", f.Name)
 		}
 	}
+	errs = append(errs, r.imagesFit(l)...)
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cannot use %s, it does not fit the site:\n%w\nhint: run \"holdfast lock\"", LockName, err)
 	}
@@ -148,9 +155,21 @@ func excludedNames(w Want) []string {
 // Resolve pins what r asks for. What previous holds stays as it is, unless
 // opt.Update names it or the archive has it no longer; a lock that fits
 // already is returned without a network. Packages are fetched into s, as their
-// maintainer scripts are part of the lock.
+// maintainer scripts are part of the lock, and the manifests of images, as
+// these say what is to be collected.
 func Resolve(ctx context.Context, r Request, previous Lock, net Network, s *store.Store, opt Options) (Lock, error) {
-	if len(opt.Update) == 0 && r.setsFit(previous) {
+	if err := opt.known(previous); err != nil {
+		return Lock{}, err
+	}
+	lock, err := r.packages(ctx, previous, net, s, opt)
+	images, ierr := r.images(ctx, previous, net, s, opt)
+	lock.Images = images
+	return lock, errors.Join(err, ierr)
+}
+
+// packages is the lock of all but images.
+func (r Request) packages(ctx context.Context, previous Lock, net Network, s *store.Store, opt Options) (Lock, error) {
+	if opt.onlyImages() && r.setsFit(previous) {
 		return r.local(previous).judge(opt), nil
 	}
 	lock := r.local(Lock{})
@@ -166,10 +185,7 @@ func Resolve(ctx context.Context, r Request, previous Lock, net Network, s *stor
 		}
 		lock.Archives = append(lock.Archives, la)
 	}
-	pinned, err := pin(index, previous, opt)
-	if err != nil {
-		return Lock{}, err
-	}
+	pinned := pin(index, previous, opt)
 	var errs []error
 	chosen := map[string]Package{}
 	for _, w := range r.Sets {
@@ -217,25 +233,32 @@ func (r Request) setsFit(l Lock) bool {
 	return true
 }
 
-// pin holds the packages of the previous lock where they were, but for those
-// that are to move.
-func pin(index *deb.Index, previous Lock, opt Options) (*deb.Index, error) {
-	known := map[string]bool{"all": true, "debian": true, "gone": true}
-	versions := map[string]string{}
+// known refuses names to update that the lock does not hold.
+func (o Options) known(previous Lock) error {
+	known := map[string]bool{"all": true, "debian": true, "images": true, "gone": true}
 	for _, p := range previous.Packages {
 		known[p.Name] = true
+	}
+	for _, im := range previous.Images {
+		known[im.Name] = true
+	}
+	var errs []error
+	for _, u := range o.Update {
+		if !known[u] {
+			errs = append(errs, fmt.Errorf("cannot update %q: the lock has no input of that name\nhint: the name of a package or an image, \"gone\", \"debian\", \"images\", or \"all\"", u))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// pin holds the packages of the previous lock where they were, but for those
+// that are to move.
+func pin(index *deb.Index, previous Lock, opt Options) *deb.Index {
+	versions := map[string]string{}
+	for _, p := range previous.Packages {
 		if !opt.moves(p.Name) && !opt.moves("debian") {
 			versions[p.Name] = p.Version
 		}
-	}
-	var errs []error
-	for _, u := range opt.Update {
-		if !known[u] {
-			errs = append(errs, fmt.Errorf("cannot update %q: the lock has no input of that name\nhint: a package's name, \"gone\", \"debian\", or \"all\"", u))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
 	}
 	pinned, gone := index.Pin(versions)
 	for _, name := range gone {
@@ -245,7 +268,7 @@ func pin(index *deb.Index, previous Lock, opt Options) (*deb.Index, error) {
 		}
 		opt.notice(fmt.Sprintf("%s %s is no longer in the archive, which has %s", name, versions[name], now))
 	}
-	return pinned, nil
+	return pinned
 }
 
 func (o Options) notice(s string) {

@@ -8,15 +8,21 @@ import (
 	"strings"
 
 	"holdfast.dev/holdfast/airgap/origin/debian"
+	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/image/deb"
 )
 
-// Upstream asks the archives what they have: newer versions of locked
-// packages, and locked packages that are gone. It changes nothing.
-func Upstream(ctx context.Context, r Request, l Lock, net Network) (newer, gone []string, err error) {
+// Upstream asks archives and registries what they have: newer versions of
+// locked packages and images, and locked ones that are gone. Small documents
+// about images stay in s; else it changes nothing.
+func Upstream(ctx context.Context, r Request, l Lock, net Network, s *store.Store) (newer, gone []string, err error) {
+	newer, gone, ierr := r.imagesUpstream(ctx, l, net, s)
 	index, _, err := r.index(ctx, net)
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot ask the archives: %w", err)
+		err = fmt.Errorf("cannot ask the archives: %w", err)
+	}
+	if err := errors.Join(err, ierr); err != nil {
+		return nil, nil, err
 	}
 	for _, p := range l.Packages {
 		now, ok := index.Get(p.Name)
@@ -55,8 +61,8 @@ func (r Request) index(ctx context.Context, net Network) (*deb.Index, []debian.I
 	return index, results, err
 }
 
-// Changes says in lines how next differs from l in its packages; nothing for
-// a first lock.
+// Changes says in lines how next differs from l in its packages and images;
+// nothing for a first lock.
 func (l Lock) Changes(next Lock) []string {
 	if len(l.Packages) == 0 {
 		return nil
@@ -75,7 +81,7 @@ func (l Lock) Changes(next Lock) []string {
 			out = append(out, fmt.Sprintf("%s %s is no longer needed", p.Name, p.Version))
 		}
 	}
-	return out
+	return append(out, l.imageChanges(next)...)
 }
 
 // versions are the locked versions of each package, between spaces.

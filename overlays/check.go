@@ -28,6 +28,32 @@ func (s Site) Validate(known []string) error {
 	return joinFaults(faults)
 }
 
+// checkImages returns what is wrong between images, and between registries.
+func (s Site) checkImages() []*Fault {
+	var faults []*Fault
+	seen, registries := map[string]string{}, map[string]string{}
+	for i, im := range s.Images {
+		ptr := fmt.Sprintf("/images/%d/name", i)
+		name, _, _ := strings.Cut(im.Name, "@")
+		if first, ok := seen[name]; ok && name != "" {
+			faults = append(faults, s.fault(ptr, fmt.Sprintf("%q is also %s", name, display(first)), ""))
+		}
+		seen[name] = ptr
+		if im.From != "" && im.Signed != (Signed{}) {
+			faults = append(faults, s.fault(fmt.Sprintf("/images/%d/signed", i), "signatures are looked for in registries, but the image is from a file",
+				"check it before, and give its digest in the name"))
+		}
+	}
+	for i, r := range s.Mirrors.Registries {
+		ptr := fmt.Sprintf("/mirrors/registries/%d/name", i)
+		if first, ok := registries[r.Name]; ok && r.Name != "" {
+			faults = append(faults, s.fault(ptr, fmt.Sprintf("%q is also %s", r.Name, display(first)), ""))
+		}
+		registries[r.Name] = ptr
+	}
+	return faults
+}
+
 func (s Site) fault(ptr, message, hint string) *Fault {
 	if s.doc == nil {
 		return &Fault{File: "site", Message: named(ptr, message), Hint: hint, about: []string{ptr}}
@@ -56,8 +82,8 @@ func (s Site) check() []*Fault {
 		if s.Kubernetes.Version != "" {
 			add("the engine none has no version", "", "/kubernetes/version")
 		}
-		if len(s.Components) > 0 || len(s.Manifests) > 0 {
-			add("components and manifests need Kubernetes, but the engine is none", "", "/kubernetes/engine")
+		if len(s.Components) > 0 || len(s.Manifests) > 0 || len(s.Images) > 0 {
+			add("components, images and manifests need Kubernetes, but the engine is none", "", "/kubernetes/engine")
 		}
 	} else if s.Kubernetes.Version == "" && s.APIVersion != "" {
 		add("is missing", "each engine but none has a version", "/kubernetes/version")
@@ -80,6 +106,7 @@ func (s Site) check() []*Fault {
 	for i, e := range s.OS.Exclude {
 		unique(packages, e.Name, fmt.Sprintf("/os/exclude/%d/name", i))
 	}
+	faults = append(faults, s.checkImages()...)
 	names, macs, serials, addresses := map[string]string{}, map[string]string{}, map[string]string{}, map[string]string{}
 	for i, n := range s.Nodes {
 		at := fmt.Sprintf("/nodes/%d", i)

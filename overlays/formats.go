@@ -27,6 +27,12 @@ func formats() map[string]func(string) error {
 		"serial":             checkSerial,
 		"device":             checkDevice,
 		"mirror-url":         checkMirror,
+		"image-name":         checkImageName,
+		"registry":           checkRegistry,
+		"registry-url":       checkRegistryURL,
+		"regexp":             checkRegexp,
+		"path":               checkPath,
+		"trust-file":         checkTrustFile,
 	}
 }
 

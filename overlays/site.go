@@ -27,6 +27,8 @@ type Site struct {
 	Kubernetes Kubernetes `json:"kubernetes"`
 	// Systems of the platform, from the catalog.
 	Components []Component `json:"components,omitempty" jsonschema:"maxItems=100"`
+	// Container images of others that the release carries, for the site's own manifests.
+	Images []Image `json:"images,omitempty" jsonschema:"maxItems=1000"`
 	// Machines of the site. All boot the same image and find themselves in this list.
 	Nodes []Node `json:"nodes" jsonschema:"minItems=1,maxItems=1000"`
 	// How nodes take a newer release.
@@ -76,6 +78,22 @@ type Component struct {
 	Origin string `json:"origin" jsonschema:"enum=upstream,enum=source"`
 }
 
+// Image is a container image that is taken as it is.
+type Image struct {
+	// Full name, as manifests call it: registry/repository:tag, with @sha256:… if it is never to move.
+	Name string `json:"name" jsonschema:"format=image-name"`
+	// OCI layout (a directory or tar file) or docker archive that it is taken from, instead of its registry; relative to the site's directory.
+	From string `json:"from,omitempty" jsonschema:"format=path"`
+	// Who must have signed it.
+	Signed Signed `json:"signed,omitzero"`
+}
+
+// Signed says whose signature an image must have; it is checked by lock.
+type Signed struct {
+	// File with the public key (PEM, ECDSA on P-256) that cosign verifies with, in the site's trust folder.
+	Key string `json:"key" jsonschema:"format=trust-file"`
+}
+
 // Node is one machine.
 type Node struct {
 	// Host name, a DNS label.
@@ -118,6 +136,28 @@ type Mirrors struct {
 	DebianSecurity []string `json:"debianSecurity,omitempty" jsonschema:"maxItems=16,format=mirror-url"`
 	// Go module proxy.
 	GoProxy string `json:"goproxy,omitempty" jsonschema:"format=mirror-url"`
+	// Registries of container images.
+	Registries []RegistryMirror `json:"registries,omitempty" jsonschema:"maxItems=100"`
+}
+
+// RegistryMirror says where the images of one registry are fetched from.
+type RegistryMirror struct {
+	// Registry, as images are named after it: docker.io, registry.example:5000.
+	Name string `json:"name" jsonschema:"format=registry"`
+	// Base URLs that are asked in its place, in this order; without any, the registry itself. http:// is asked without encryption.
+	Endpoints []string `json:"endpoints,omitempty" jsonschema:"maxItems=16,format=registry-url"`
+	// Other paths that repositories have there; the first that matches counts.
+	Rewrite []Rewrite `json:"rewrite,omitempty" jsonschema:"maxItems=100"`
+	// File with certificates (PEM) that are trusted there besides the system's, in the site's trust folder.
+	CA string `json:"ca,omitempty" jsonschema:"format=trust-file"`
+}
+
+// Rewrite gives repositories another path.
+type Rewrite struct {
+	// Regular expression (RE2) that the repository is held against.
+	Match string `json:"match" jsonschema:"format=regexp"`
+	// What the matched part becomes; $1 is what the first group matched.
+	To string `json:"to"`
 }
 
 // Manifest is one file of the site's manifests folder.

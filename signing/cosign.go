@@ -86,22 +86,25 @@ func Verify(policy Policy, zone, digest string, sigs []Signature) (Accepted, err
 	if len(sigs) > MaxSignatures {
 		return Accepted{}, fmt.Errorf("cannot verify %s: %w: %d signatures, more than the %d allowed", digest, ErrUntrusted, len(sigs), MaxSignatures)
 	}
-	a, err := policy.count(zone, func(pub *ecdsa.PublicKey) bool {
-		for _, s := range sigs {
-			if !verifyBytes(pub, s.Payload, s.Sig) {
-				continue
-			}
-			p, err := parsePayload(s.Payload)
-			if err == nil && isDigest(digest) && p.Critical.Image.Digest == digest {
-				return true
-			}
-		}
-		return false
-	})
+	a, err := policy.count(zone, func(pub *ecdsa.PublicKey) bool { return signedBy(pub, digest, sigs) })
 	if err != nil {
 		return Accepted{}, fmt.Errorf("cannot verify %s: %w", digest, err)
 	}
 	return a, nil
+}
+
+// signedBy reports whether one of sigs is pub's over digest.
+func signedBy(pub *ecdsa.PublicKey, digest string, sigs []Signature) bool {
+	for _, s := range sigs {
+		if !verifyBytes(pub, s.Payload, s.Sig) {
+			continue
+		}
+		p, err := parsePayload(s.Payload)
+		if err == nil && isDigest(digest) && p.Critical.Image.Digest == digest {
+			return true
+		}
+	}
+	return false
 }
 
 func parsePayload(b []byte) (payload, error) {

@@ -7,6 +7,8 @@
 // neither modules nor packages of holdfast itself.
 package catalog
 
+import "slices"
+
 // Toolchain is the Go release that the recipes are known to build with.
 const Toolchain = "go1.26.8"
 
@@ -27,10 +29,29 @@ type Component struct {
 	Manifests []File `json:"-"` // manifests/*.yaml as written, by name
 }
 
-// Image is a container image and how it is made.
+// Image is a container image: how it is made, and whose it is otherwise.
 type Image struct {
-	Name   string `json:"name"` // registry/repository:tag, as manifests and programs call it
-	Source Source `json:"source"`
+	Name     string   `json:"name"` // registry/repository:tag, as manifests and programs call it
+	Source   Source   `json:"source"`
+	Upstream Upstream `json:"upstream,omitzero"` // for the origin upstream
+}
+
+// Upstream is the image that a project itself publishes.
+type Upstream struct {
+	Ref string `json:"ref"` // registry/repository:tag, with @sha256:… if it is to stay
+	Key string `json:"key"` // PEM; the public key that its makers sign with, by cosign; may be empty
+}
+
+// HasSource reports whether each image of c can be composed.
+func (c Component) HasSource() bool {
+	return !slices.ContainsFunc(c.Images, func(im Image) bool { return !im.Source.holdsSomething() })
+}
+
+func (s Source) holdsSomething() bool { return len(s.Debs) > 0 || len(s.Go) > 0 }
+
+// HasUpstream reports whether each image of c can be had from its project.
+func (c Component) HasUpstream() bool {
+	return !slices.ContainsFunc(c.Images, func(im Image) bool { return im.Upstream.Ref == "" })
 }
 
 // Source composes an image: Debian packages first, then programs, directories,

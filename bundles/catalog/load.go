@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+
+	"holdfast.dev/holdfast/signing"
 )
 
 //go:embed components
@@ -117,7 +119,10 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 				fault("image %s is component %s's too", im.Name, o)
 			}
 			owner[im.Name] = c.Name
-			checkSource(im, programs, fault)
+			if im.Upstream == (Upstream{}) || im.Source.holdsSomething() {
+				checkSource(im, programs, fault)
+			}
+			checkUpstream(im, fault)
 		}
 		for _, s := range c.Secrets {
 			for key, n := range s.Generate {
@@ -147,6 +152,19 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 		}
 	}
 	return errs
+}
+
+func checkUpstream(im Image, fault func(string, ...any)) {
+	ref, _, _ := strings.Cut(im.Upstream.Ref, "@")
+	switch {
+	case im.Upstream == Upstream{}:
+	case !imageName.MatchString(ref):
+		fault("image %s: upstream reference %q is not registry/repository:tag", im.Name, im.Upstream.Ref)
+	case im.Upstream.Key != "":
+		if _, err := signing.ParsePublicKey([]byte(im.Upstream.Key)); err != nil {
+			fault("image %s: %w", im.Name, err)
+		}
+	}
 }
 
 func checkProgram(p GoProgram, programs map[[2]string]bool, fault func(string, ...any)) {
@@ -196,7 +214,7 @@ func checkSource(im Image, programs map[[2]string]bool, fault func(string, ...an
 	if len(s.Entrypoint) == 0 && len(s.Cmd) == 0 {
 		fault("image %s runs nothing", im.Name)
 	}
-	if len(s.Debs) == 0 && len(s.Go) == 0 {
+	if !s.holdsSomething() {
 		fault("image %s holds nothing", im.Name)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
@@ -15,7 +16,8 @@ import (
 )
 
 // Render returns the manifests of c as they are applied: every image of a pod
-// by the digest that digests has for its name ("registry/repository:tag"), as
+// by the digest that digests has for it as it is written there
+// ("registry/repository:tag", or with a digest that digests knows too), as
 // name:tag@digest; one document after another in canonical YAML, in one file
 // for each step, the files in order of application. An image that digests
 // lacks is an error that names file and line; all are reported together.
@@ -187,10 +189,11 @@ func (p *pinner) containers(list []any, n ast.Node) {
 		name := text(m["image"])
 		digest, ok := p.digests[name]
 		if !ok {
-			p.errs = append(p.errs, fmt.Errorf("cannot pin the image at %s:%d: %q is not an image of the release\nhint: declare it under images in the component",
+			p.errs = append(p.errs, fmt.Errorf("cannot pin the image at %s:%d: %q is not an image of the release\nhint: declare it, by this full name, under images of the component or of site.yaml",
 				p.file, p.before+line(at), name))
 			continue
 		}
+		name, _, _ = strings.Cut(name, "@")
 		m["image"] = name + "@" + string(digest)
 	}
 }

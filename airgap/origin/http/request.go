@@ -44,8 +44,8 @@ type Source struct {
 
 // Answer is a small file as a server gave it.
 type Answer struct {
-	Body []byte
-	Type string // the media type, as the server calls it
+	Body   []byte
+	Header http.Header
 }
 
 // Get reads a file of at most limit bytes whole, trying again where that may
@@ -58,7 +58,7 @@ func (c *Client) Get(ctx context.Context, src Source, limit int64) (Answer, erro
 			return false, err
 		}
 		defer b.close()
-		a.Type = b.mediaType
+		a.Header = b.header
 		a.Body, err = io.ReadAll(io.LimitReader(b, limit+1))
 		if err == nil && int64(len(a.Body)) > limit {
 			err = &Permanent{fmt.Errorf("over the %d bytes expected", limit)}
@@ -74,9 +74,9 @@ func (c *Client) Get(ctx context.Context, src Source, limit int64) (Answer, erro
 // body is an answer; it must be closed.
 type body struct {
 	stallReader
-	start     int64 // where in the file it begins: the offset asked for, or 0
-	mediaType string
-	close     func()
+	start  int64 // where in the file it begins: the offset asked for, or 0
+	header http.Header
+	close  func()
 }
 
 // request asks for a file from an offset. A server that does not know ranges
@@ -98,7 +98,7 @@ func (c *Client) request(ctx context.Context, src Source, offset int64) (*body, 
 		done()
 		return nil, err
 	}
-	b := &body{stallReader: stallReader{ctx, resp.Body, timer, stall}, mediaType: resp.Header.Get("Content-Type"), close: func() { resp.Body.Close(); done() }}
+	b := &body{stallReader: stallReader{ctx, resp.Body, timer, stall}, header: resp.Header, close: func() { resp.Body.Close(); done() }}
 	if resp.StatusCode == http.StatusPartialContent {
 		b.start = offset
 	}

@@ -50,6 +50,9 @@ func (a *app) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if missing := airgap.MissingImages(l, s); len(missing) > 0 {
+		return fmt.Errorf("cannot build: the store does not have these images whole:\n  %s\nhint: run \"holdfast collect\"", strings.Join(missing, "\n  "))
+	}
 	keys, err := a.signingKeys(in)
 	if err != nil {
 		return err
@@ -131,8 +134,12 @@ func (b builder) needSpace() error {
 	for _, p := range b.lock.Packages {
 		debs += p.Size
 	}
+	var images int64
+	for _, im := range b.lock.Images {
+		images += im.Bytes
+	}
 	cacheNeed := 5*debs + int64(len(b.in.recipes))*(600<<20)
-	outNeed := 3 * (4*debs + int64(len(b.in.recipes))*(150<<20))
+	outNeed := 3 * (4*debs + int64(len(b.in.recipes))*(150<<20) + images)
 	if err := os.MkdirAll(b.outDir(), 0o755); err != nil {
 		return fmt.Errorf("cannot build: %w", err)
 	}

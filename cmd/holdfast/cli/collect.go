@@ -49,7 +49,11 @@ func (a *app) collect(ctx context.Context) error {
 	if a.json {
 		a.event(map[string]any{"event": "space", "needed": need.Missing, "free": need.Free, "dir": s.Dir()})
 	} else {
-		a.printf("to fetch: %d packages; about %s needed, %s free in %s\n", need.Items, size(need.Missing), size(need.Free), s.Dir())
+		images := ""
+		if len(l.Images) > 0 {
+			images = fmt.Sprintf(", %d images", need.Images)
+		}
+		a.printf("to fetch: %d packages%s; about %s needed, %s free in %s\n", need.Items, images, size(need.Missing), size(need.Free), s.Dir())
 	}
 	if need.Missing > need.Free {
 		return fmt.Errorf("cannot collect: %s needed, %s free in %s\nhint: make room there, or set HOLDFAST_CACHE to a larger disk", size(need.Missing), size(need.Free), s.Dir())
@@ -59,13 +63,18 @@ func (a *app) collect(ctx context.Context) error {
 		return err
 	}
 	done := a.step("collect")
-	if _, err := airgap.Collect(ctx, l, in.recipes, net, s, slog.New(slog.DiscardHandler), a.progress("fetching packages"), a.counter("modules of")); err != nil {
+	progress := airgap.Progress{Packages: a.progress("fetching packages"), Images: a.progress("fetching images"), Recipe: a.counter("modules of")}
+	if _, err := airgap.Collect(ctx, in.request, l, net, s, slog.New(slog.DiscardHandler), progress); err != nil {
 		return err
 	}
 	report := a.counter("decompressing")
 	if err := image.Prepare(ctx, s, l.Packages, func(n, total int) { report(n, total, "packages") }); err != nil {
 		return err
 	}
-	done(fmt.Sprintf("%d packages, modules of %d recipes", len(l.Packages), len(in.recipes)))
+	note := fmt.Sprintf("%d packages, modules of %d recipes", len(l.Packages), len(in.recipes))
+	if n := len(l.Images); n > 0 {
+		note += fmt.Sprintf(", %d images", n)
+	}
+	done(note)
 	return nil
 }

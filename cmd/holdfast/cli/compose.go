@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -20,13 +21,17 @@ import (
 	"holdfast.dev/holdfast/image/rootfs"
 )
 
-// images composes the container image of every component.
+// images composes the container image of every component, and adds those that
+// were fetched.
 func (b builder) images(ctx context.Context, programs map[string]store.Content) ([]bundles.Image, error) {
 	done := b.step("compose images")
 	report := b.counter("images")
 	var out []bundles.Image
 	for _, c := range b.in.components {
 		for _, im := range c.Images {
+			if _, fetched := b.lock.Image(im.Name); fetched {
+				continue
+			}
 			spec, err := b.container(im, programs)
 			if err != nil {
 				return nil, err
@@ -38,8 +43,26 @@ func (b builder) images(ctx context.Context, programs map[string]store.Content) 
 			out = append(out, bundles.Image{Name: im.Name, Component: c.Name, MediaType: "application/vnd.oci.image.manifest.v1+json", Manifest: m})
 		}
 	}
+	for _, im := range b.lock.Images {
+		out = append(out, bundles.Image{Name: im.Name, Component: ownImage(im), MediaType: im.MediaType, Manifest: im.Content})
+	}
 	done(fmt.Sprintf("%d images", len(out)))
 	return out, nil
+}
+
+// digests gives each image's digest by all that manifests may call it: its
+// name, with or without the digest of its manifest or of its index.
+func (b builder) digests(images []bundles.Image) map[string]store.Digest {
+	out := map[string]store.Digest{}
+	for _, im := range images {
+		d := im.Manifest.Digest
+		out[im.Name] = d
+		out[im.Name+"@"+string(d)] = d
+		if l, ok := b.lock.Image(im.Name); ok && l.Index != "" {
+			out[im.Name+"@"+string(l.Index)] = d
+		}
+	}
+	return out
 }
 
 func (b builder) container(im catalog.Image, programs map[string]store.Content) (image.Container, error) {
@@ -86,12 +109,8 @@ func (b builder) compose(o image.OS, boot bootParts, images []bundles.Image, pro
 		},
 		Images: images,
 	}
-	digests := map[string]store.Digest{}
-	for _, im := range images {
-		digests[im.Name] = im.Manifest.Digest
-	}
 	var err error
-	if in.Manifests, err = b.manifests(digests); err != nil {
+	if in.Manifests, err = b.manifests(b.digests(images)); err != nil {
 		return bundles.Release{}, err
 	}
 	write := func(v any) (c store.Content) {
@@ -208,11 +227,15 @@ func (b builder) provenance() any {
 			}
 		}
 	}
-	return map[string]any{
+	p := map[string]any{
 		"lock": store.FromBytes(lock), "epoch": b.lock.Epoch, "toolchain": b.lock.Toolchain,
 		"archives": b.lock.Archives, "files": b.lock.Files, "holdfast": Version,
 		"scriptsAcceptedUnread": accepted,
 	}
+	if len(b.lock.Images) > 0 {
+		p["images"] = b.lock.Images
+	}
+	return p
 }
 
 // sbom lists every package and module of the release.
@@ -262,6 +285,9 @@ func (b builder) sbom(o image.OS, images []bundles.Image, programs map[string]st
 	}
 	for _, c := range b.in.components {
 		for _, im := range c.Images {
+			if _, fetched := b.lock.Image(im.Name); fetched {
+				continue
+			}
 			p := sbom.Package{Kind: sbom.Image, Name: im.Name, SHA256: byName[im.Name].Manifest.Digest.Hex()}
 			if len(im.Source.Debs) > 0 {
 				ds, err := debs(imageSet(im.Name))
@@ -283,6 +309,9 @@ func (b builder) sbom(o image.OS, images []bundles.Image, programs map[string]st
 			}
 			all = append(all, p)
 		}
+	}
+	for _, im := range b.lock.Images { // what is in them is not known here
+		all = append(all, sbom.Package{Kind: sbom.Image, Name: im.Name, Source: cmp.Or(im.Upstream, im.Name), SHA256: im.Digest.Hex()})
 	}
 	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
 	key, err := store.Key("sbom", all)

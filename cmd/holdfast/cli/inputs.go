@@ -63,7 +63,7 @@ func (a *app) load() (inputs, error) {
 	if in.rules, err = overlays.Zone(in.site.Zone); err != nil {
 		return in, err
 	}
-	if err := supported(in.site, in.rules); err != nil {
+	if err := supported(in.site, in.rules, all); err != nil {
 		return in, err
 	}
 	names := slices.Clone(engineComponents[in.site.Kubernetes.Engine])
@@ -86,14 +86,21 @@ func (a *app) load() (inputs, error) {
 }
 
 // supported refuses what this version cannot build, rather than building less.
-func supported(s overlays.Site, r overlays.Rules) error {
+func supported(s overlays.Site, r overlays.Rules, known []catalog.Component) error {
 	var errs []error
 	if _, ok := engineComponents[s.Kubernetes.Engine]; !ok {
-		errs = append(errs, fmt.Errorf("cannot build for engine %s: it comes with the upstream origin\nhint: set kubernetes.engine: kubeadm", s.Kubernetes.Engine))
+		errs = append(errs, fmt.Errorf("cannot build for engine %s: it comes later\nhint: set kubernetes.engine: kubeadm", s.Kubernetes.Engine))
 	}
+	origins := map[string]string{}
 	for _, c := range s.Components {
-		if c.Origin != "source" {
-			errs = append(errs, fmt.Errorf("cannot build component %s from origin %s: it comes later\nhint: set origin: source", c.Name, c.Origin))
+		origins[c.Name] = c.Origin
+	}
+	for _, c := range known {
+		switch origin := origins[c.Name]; {
+		case origin == "upstream" && !c.HasUpstream():
+			errs = append(errs, fmt.Errorf("cannot build component %s from origin upstream: this holdfast does not know its project's images\nhint: set origin: source", c.Name))
+		case origin == "source" && !c.HasSource():
+			errs = append(errs, fmt.Errorf("cannot build component %s from origin source: this holdfast cannot compose its images\nhint: set origin: upstream", c.Name))
 		}
 	}
 	if r.VarEncryption {
@@ -145,6 +152,12 @@ func (in *inputs) ask(dir string, recipes []gobuild.Recipe, origins map[string]s
 			used[p.Recipe] = true
 			in.programs = append(in.programs, image.Program{Recipe: p.Recipe, Name: p.Program, Path: strings.TrimPrefix(p.Path, "/")})
 		}
+		if origin == "upstream" {
+			if err := in.askUpstream(c); err != nil {
+				return err
+			}
+			continue
+		}
 		for _, im := range c.Images {
 			if len(im.Source.Debs) > 0 {
 				in.request.Sets = append(in.request.Sets, airgap.Want{Name: imageSet(im.Name), Packages: im.Source.Debs, Exclude: excludes(im.Source.Exclude)})
@@ -164,7 +177,7 @@ func (in *inputs) ask(dir string, recipes []gobuild.Recipe, origins map[string]s
 		return fmt.Errorf("internal error: the catalog has no recipe %q", r)
 	}
 	in.request.Recipes = in.recipes
-	return in.localFiles(dir)
+	return errors.Join(in.askImages(dir), in.localFiles(dir))
 }
 
 func excludes(es []catalog.Exclude) []deb.Exclude {
@@ -190,6 +203,11 @@ func (in *inputs) localFiles(dir string) error {
 	}
 	for _, m := range in.site.Manifests {
 		names = append(names, "manifests/"+m.Name)
+	}
+	for _, im := range in.site.Images {
+		if k := im.Signed.Key; k != "" && !slices.Contains(names, k) {
+			names = append(names, k)
+		}
 	}
 	for _, n := range names {
 		f, err := airgap.LocalFile(dir, n)
@@ -253,13 +271,7 @@ func (a *app) debianClient(site overlays.Site) (*debian.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &debian.Client{Mirror: m, Now: a.Now(), HTTP: &http.Client{Transport: &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 20 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   20 * time.Second,
-		ResponseHeaderTimeout: time.Minute,
-		MaxIdleConnsPerHost:   8,
-	}}}
+	c := &debian.Client{Mirror: m, Now: a.Now(), HTTP: &http.Client{Transport: transport()}}
 	name, err := keyringName(a.dir)
 	if err != nil || name == "" {
 		return c, err
@@ -274,11 +286,31 @@ func (a *app) debianClient(site overlays.Site) (*debian.Client, error) {
 	return c, nil
 }
 
+// transport is what all origins but Go's are reached by.
+func transport() *http.Transport {
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 20 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   20 * time.Second,
+		ResponseHeaderTimeout: time.Minute,
+		MaxIdleConnsPerHost:   8,
+	}
+}
+
+// lockNetwork says how archives and registries are reached. Modules are pinned
+// by the recipes themselves: to lock, no proxy is asked.
+func (a *app) lockNetwork(site overlays.Site) (airgap.Network, error) {
+	c, derr := a.debianClient(site)
+	r, rerr := a.registryClient(site)
+	return airgap.Network{Debian: c, Registry: r}, errors.Join(derr, rerr)
+}
+
 // network says how all origins are reached.
 func (a *app) network(site overlays.Site) (airgap.Network, error) {
-	c, derr := a.debianClient(site)
+	n, err := a.lockNetwork(site)
 	p, gerr := gomod.Config(a.Getenv, goEnv, site.Mirrors.GoProxy)
-	return airgap.Network{Debian: c, Go: p}, errors.Join(derr, gerr)
+	n.Go = p
+	return n, errors.Join(err, gerr)
 }
 
 // goEnv asks the host's go command where it fetches from, if there is one.

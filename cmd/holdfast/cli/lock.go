@@ -19,14 +19,15 @@ func (a *app) lockCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "lock",
 		Short: "Pin every input of the site by digest, in site.lock",
-		Long: `Writes site.lock, which names every package, recipe and file that the release is
-made from. What it pins already stays where it is, unless --update names it; what
-the archives no longer have moves with every update.
+		Long: `Writes site.lock, which names every package, image, recipe and file that the
+release is made from. What it pins already stays where it is, unless --update names
+it; packages that the archives no longer have move with every update of packages.
 
 --check writes nothing: it says whether site and lock agree, without a network;
-with --upstream also whether the archives still have everything, and what is newer.`,
+with --upstream also whether all is still to be had, and what is newer.`,
 		Example: `  holdfast lock
   holdfast lock --update systemd --update libc6
+  holdfast lock --update registry.example/team/app:1.4
   holdfast lock --update gone
   holdfast lock --update all
   holdfast lock --check --upstream`,
@@ -44,9 +45,9 @@ with --upstream also whether the archives still have everything, and what is new
 			return a.lock(c.Context(), update, accept)
 		},
 	}
-	c.Flags().StringArrayVar(&update, "update", nil, "an input to move to what the archives have now: a package, \"gone\" (only what they no longer have), \"debian\", or \"all\"")
+	c.Flags().StringArrayVar(&update, "update", nil, "an input to move to what is there now: a package or an image by its name, \"gone\" (only what is no longer to be had), \"debian\", \"images\", or \"all\"")
 	c.Flags().BoolVar(&check, "check", false, "only say whether site.yaml and site.lock agree")
-	c.Flags().BoolVar(&upstream, "upstream", false, "with --check: ask the archives too")
+	c.Flags().BoolVar(&upstream, "upstream", false, "with --check: ask archives and registries too")
 	c.Flags().BoolVar(&accept, "accept-scripts", false, "accept maintainer scripts that nobody has reviewed; the lock records it")
 	return c
 }
@@ -64,13 +65,12 @@ func (a *app) lock(ctx context.Context, update []string, accept bool) error {
 	if err != nil {
 		return err
 	}
-	// Modules are pinned by the recipes themselves: no proxy is asked.
-	client, err := a.debianClient(in.site)
+	net, err := a.lockNetwork(in.site)
 	if err != nil {
 		return err
 	}
 	done := a.step("lock")
-	l, err := airgap.Resolve(ctx, in.request, previous, airgap.Network{Debian: client}, s, airgap.Options{
+	l, err := airgap.Resolve(ctx, in.request, previous, net, s, airgap.Options{
 		Update:  update,
 		Verdict: image.Verdict,
 		Notice:  a.notice,
@@ -89,7 +89,7 @@ func (a *app) lock(ctx context.Context, update []string, accept bool) error {
 	if err := l.Write(a.dir); err != nil {
 		return err
 	}
-	done(fmt.Sprintf("%d packages, %d recipes, %d components", len(l.Packages), len(l.Recipes), len(l.Components)))
+	done(summary(l))
 	if unknown := l.UnreviewedScripts(); len(unknown) > 0 {
 		return fmt.Errorf("%s is written, but %d maintainer scripts in it are new or changed, and nobody has looked at what they would do:\n  %s\nhint: look at them, and run \"holdfast lock --accept-scripts\"; build refuses them until then",
 			airgap.LockName, len(unknown), strings.Join(unknown, "\n  "))
@@ -121,11 +121,15 @@ func (a *app) checkLock(ctx context.Context, upstream bool) error {
 		a.notice(err.Error())
 	}
 	if upstream {
-		client, err := a.debianClient(in.site)
+		net, err := a.lockNetwork(in.site)
 		if err != nil {
 			return err
 		}
-		newer, gone, err := airgap.Upstream(ctx, in.request, l, airgap.Network{Debian: client})
+		s, err := a.cache()
+		if err != nil {
+			return err
+		}
+		newer, gone, err := airgap.Upstream(ctx, in.request, l, net, s)
 		if err != nil {
 			return err
 		}
@@ -133,13 +137,22 @@ func (a *app) checkLock(ctx context.Context, upstream bool) error {
 			a.notice(n)
 		}
 		if len(gone) > 0 {
-			return fmt.Errorf("the archives no longer have %d of the locked packages:\n  %s\nhint: \"holdfast lock --update gone\" moves these alone, \"holdfast lock --update all\" everything", len(gone), strings.Join(gone, "\n  "))
+			return fmt.Errorf("the archives and registries no longer have %d of the locked inputs:\n  %s\nhint: \"holdfast lock --update gone\" moves these alone, \"holdfast lock --update all\" everything", len(gone), strings.Join(gone, "\n  "))
 		}
 	}
 	if a.json {
 		a.event(map[string]any{"event": "lock", "ok": true, "packages": len(l.Packages)})
 	} else {
-		a.printf("%s fits: %d packages, %d recipes, %d components\n", airgap.LockName, len(l.Packages), len(l.Recipes), len(l.Components))
+		a.printf("%s fits: %s\n", airgap.LockName, summary(l))
 	}
 	return nil
+}
+
+// summary counts what a lock holds.
+func summary(l airgap.Lock) string {
+	s := fmt.Sprintf("%d packages, %d recipes, %d components", len(l.Packages), len(l.Recipes), len(l.Components))
+	if n := len(l.Images); n > 0 {
+		s += fmt.Sprintf(", %d images", n)
+	}
+	return s
 }

@@ -1,0 +1,284 @@
+package airgap
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"holdfast.dev/holdfast/airgap/origin/registry"
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/signing"
+)
+
+// Platform is what all images of a site are for, as the OS is.
+var Platform = registry.Platform{OS: "linux", Architecture: "amd64"}
+
+// Where images come from.
+const (
+	fromRegistry = "registry"
+	fromArchive  = "archive"
+)
+
+// WantImage is an image that is not composed here.
+type WantImage struct {
+	Name      string           // as manifests call it: registry/repository:tag
+	Ref       registry.Ref     // what to ask for, mostly the same
+	Component string           // that it belongs to; the site's own has none
+	Archive   string           // a file or directory to take it from; empty for its registry
+	KeyName   string           // of the file that Key comes from
+	Key       *ecdsa.PublicKey // that must have signed it; nil: nothing is said of signatures
+}
+
+// verdict is what the lock says of a signature that was found good.
+func (w WantImage) verdict() string {
+	if w.Key == nil {
+		return notAsked
+	}
+	return fmt.Sprintf("signed by %s, %s", w.KeyName, signing.KeyID(w.Key))
+}
+
+const notAsked = "not asked for"
+
+func (w WantImage) origin() string {
+	if w.Archive != "" {
+		return fromArchive
+	}
+	return fromRegistry
+}
+
+// fits reports whether im is what w asks for.
+func (w WantImage) fits(im Image) bool {
+	return im.Name == w.Name && im.Upstream == w.upstream() && im.Component == w.Component && im.Origin == w.origin() &&
+		im.Signature == w.verdict() && im.Platform == Platform.String() &&
+		(w.Ref.Digest == "" || w.Ref.Digest == im.Digest || w.Ref.Digest == im.Index)
+}
+
+// upstream is what the image is called where it comes from, if not by its name.
+func (w WantImage) upstream() string {
+	if n := w.Ref.Name(); n != w.Name {
+		return n
+	}
+	return ""
+}
+
+// Image returns the locked image of that name.
+func (l Lock) Image(name string) (Image, bool) {
+	i := slices.IndexFunc(l.Images, func(im Image) bool { return im.Name == name })
+	if i < 0 {
+		return Image{}, false
+	}
+	return l.Images[i], true
+}
+
+// imagesFit says where lock does not hold the images that r asks for.
+func (r Request) imagesFit(l Lock) []error {
+	var errs []error
+	for _, w := range r.Images {
+		if im, ok := l.Image(w.Name); !ok {
+			errs = append(errs, fmt.Errorf("image %s is not locked", w.Name))
+		} else if !w.fits(im) {
+			errs = append(errs, fmt.Errorf("image %s is asked for otherwise than when it was locked", w.Name))
+		}
+	}
+	for _, im := range l.Images {
+		if !slices.ContainsFunc(r.Images, func(w WantImage) bool { return w.Name == im.Name }) {
+			errs = append(errs, fmt.Errorf("image %s is locked, and the site does not ask for it any more", im.Name))
+		}
+	}
+	return errs
+}
+
+// movesImage reports whether opt names the image.
+func (o Options) movesImage(name string) bool { return o.moves(name) || o.moves("images") }
+
+// images pins those of r that previous does not hold already, or that are to
+// move. All that fail are told together.
+func (r Request) images(ctx context.Context, previous Lock, net Network, s *store.Store, opt Options) ([]Image, error) {
+	var out []Image
+	var errs []error
+	for _, w := range r.Images {
+		old, ok := previous.Image(w.Name)
+		keep := ok && w.fits(old) && !opt.movesImage(w.Name)
+		if keep && opt.moves("gone") && w.Archive == "" {
+			there, err := net.Registry.Has(ctx, w.Ref, old.Digest)
+			errs = append(errs, err)
+			keep = there || err != nil
+		}
+		if keep {
+			out = append(out, old)
+			continue
+		}
+		im, err := w.resolve(ctx, net, s, opt.Fetched)
+		errs = append(errs, err)
+		out = append(out, im)
+	}
+	return out, errors.Join(errs...)
+}
+
+func (w WantImage) resolve(ctx context.Context, net Network, s *store.Store, progress func(done, total int64, name string)) (Image, error) {
+	im := Image{Name: w.Name, Upstream: w.upstream(), Component: w.Component, Origin: w.origin(), Platform: Platform.String(), Signature: w.verdict()}
+	var found registry.Image
+	var err error
+	if w.Archive != "" {
+		if err = w.room(s); err == nil {
+			found, err = registry.Import(ctx, s, w.Archive, w.Ref, Platform, progress)
+		}
+	} else {
+		found, err = net.Registry.Resolve(ctx, s, w.Ref, Platform)
+	}
+	if err == nil && w.Key != nil {
+		err = w.verify(ctx, net, found)
+	}
+	im.Content, im.MediaType, im.Index, im.Bytes = found.Manifest, found.MediaType, found.Index, found.Bytes
+	return im, err
+}
+
+// verify finds a signature by w's key over the image, or over the index that
+// it was chosen from.
+func (w WantImage) verify(ctx context.Context, net Network, im registry.Image) error {
+	var errs []error
+	for _, d := range im.Signed() {
+		sigs, err := net.Registry.Signatures(ctx, w.Ref, d)
+		if err == nil {
+			err = signing.VerifyKey(w.Key, string(d), sigs)
+		}
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return fmt.Errorf("cannot accept image %s: %w\nhint: is %s the key that its makers sign with?", w.Name, errors.Join(errs...), w.KeyName)
+}
+
+// room refuses an archive that the store's disk cannot hold.
+func (w WantImage) room(s *store.Store) error {
+	var size int64
+	err := filepath.Walk(w.Archive, func(_ string, fi os.FileInfo, err error) error {
+		if err == nil && fi.Mode().IsRegular() {
+			size += fi.Size()
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot take image %s: %w", w.Name, err)
+	}
+	free, err := FreeSpace(s.Dir())
+	if err == nil && size > free {
+		err = fmt.Errorf("cannot take image %s: %s has %d bytes, %d are free in %s\nhint: make room there, or set HOLDFAST_CACHE to a larger disk", w.Name, w.Archive, size, free, s.Dir())
+	}
+	return err
+}
+
+// collectImages brings locked images into s: blobs from registries, whole
+// images from archives.
+func (r Request) collectImages(ctx context.Context, l Lock, net Network, s *store.Store, progress func(done, total int64, name string)) error {
+	var errs []error
+	var wanted []registry.Wanted
+	for _, w := range r.Images {
+		im, ok := l.Image(w.Name)
+		switch {
+		case !ok:
+			errs = append(errs, fmt.Errorf("image %s is not locked", w.Name))
+		case w.Archive == "":
+			wanted = append(wanted, registry.Wanted{Ref: w.Ref, Manifest: im.Content})
+		case imageMissing(im, s) > 0:
+			got, err := registry.Import(ctx, s, w.Archive, w.Ref, Platform, progress)
+			if err == nil && got.Manifest != im.Content {
+				err = fmt.Errorf("cannot take image %s from %s: %w: locked is %s, it has %s\nhint: run \"holdfast lock --update %s\"", w.Name, w.Archive, store.ErrMismatch, im.Digest, got.Manifest.Digest, w.Name)
+			}
+			errs = append(errs, err)
+		}
+	}
+	if len(wanted) > 0 {
+		errs = append(errs, net.Registry.Fetch(ctx, s, wanted, progress))
+	}
+	return errors.Join(errs...)
+}
+
+// imageMissing is how many bytes of an image s lacks; 0 is a whole image.
+func imageMissing(im Image, s *store.Store) int64 {
+	if s.Check(im.Content) != nil {
+		return im.Size + im.Bytes
+	}
+	blobs, err := registry.Blobs(s, im.Content)
+	if err != nil {
+		return im.Size + im.Bytes
+	}
+	var n int64
+	for _, b := range blobs {
+		if s.Check(b) != nil {
+			n += max(b.Size, 1)
+		}
+	}
+	return n
+}
+
+// MissingImages names the locked images that s does not have whole.
+func MissingImages(l Lock, s *store.Store) []string {
+	var out []string
+	for _, im := range l.Images {
+		if imageMissing(im, s) > 0 {
+			out = append(out, im.Name)
+		}
+	}
+	return out
+}
+
+// imagesUpstream asks what the registries have now under the names of locked
+// images, and whether they still have those.
+func (r Request) imagesUpstream(ctx context.Context, l Lock, net Network, s *store.Store) (newer, gone []string, err error) {
+	var errs []error
+	for _, w := range r.Images {
+		im, ok := l.Image(w.Name)
+		if !ok || w.Archive != "" {
+			continue
+		}
+		there, err := net.Registry.Has(ctx, w.Ref, im.Digest)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot ask for image %s: %w", w.Name, err))
+			continue
+		}
+		if !there {
+			gone = append(gone, im.Name)
+		}
+		if w.Ref.Digest != "" {
+			continue // it does not move
+		}
+		now, err := net.Registry.Resolve(ctx, s, w.Ref, Platform)
+		if err != nil && there {
+			errs = append(errs, err)
+		}
+		if err == nil && now.Manifest.Digest != im.Digest {
+			newer = append(newer, fmt.Sprintf("image %s is locked as %s, %s is there", im.Name, im.Digest, now.Manifest.Digest))
+		}
+	}
+	return newer, gone, errors.Join(errs...)
+}
+
+// imageChanges says in lines how the images of next differ from l's.
+func (l Lock) imageChanges(next Lock) []string {
+	var out []string
+	for _, im := range next.Images {
+		if was, ok := l.Image(im.Name); !ok {
+			out = append(out, fmt.Sprintf("image %s is new", im.Name))
+		} else if was.Digest != im.Digest {
+			out = append(out, fmt.Sprintf("image %s moved from %s to %s", im.Name, was.Digest, im.Digest))
+		}
+	}
+	for _, im := range l.Images {
+		if _, ok := next.Image(im.Name); !ok {
+			out = append(out, fmt.Sprintf("image %s is no longer needed", im.Name))
+		}
+	}
+	return out
+}
+
+// onlyImages reports whether opt moves nothing but images.
+func (o Options) onlyImages() bool {
+	return !slices.ContainsFunc(o.Update, func(u string) bool { return u != "images" && !strings.Contains(u, "/") })
+}

@@ -1,0 +1,110 @@
+package cli
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+
+	"holdfast.dev/holdfast/airgap"
+	fetch "holdfast.dev/holdfast/airgap/origin/http"
+	"holdfast.dev/holdfast/airgap/origin/registry"
+	"holdfast.dev/holdfast/bundles/catalog"
+	"holdfast.dev/holdfast/overlays"
+	"holdfast.dev/holdfast/signing"
+)
+
+// askUpstream asks for the images that a component's project publishes.
+func (in *inputs) askUpstream(c catalog.Component) error {
+	var errs []error
+	for _, im := range c.Images {
+		w := airgap.WantImage{Name: im.Name, Component: c.Name}
+		var err error
+		w.Ref, err = registry.ParseRef(im.Upstream.Ref)
+		errs = append(errs, err)
+		if im.Upstream.Key != "" {
+			w.KeyName = "component " + c.Name
+			w.Key, err = signing.ParsePublicKey([]byte(im.Upstream.Key))
+			errs = append(errs, err)
+		}
+		in.request.Images = append(in.request.Images, w)
+	}
+	return errors.Join(errs...)
+}
+
+// askImages asks for the site's own images.
+func (in *inputs) askImages(dir string) error {
+	owner := map[string]string{}
+	for _, c := range in.components {
+		for _, im := range c.Images {
+			owner[im.Name] = c.Name
+		}
+	}
+	var errs []error
+	for _, im := range in.site.Images {
+		w, err := wantImage(dir, im)
+		if c, ok := owner[w.Name]; ok && err == nil {
+			err = fmt.Errorf("cannot take image %s: it is component %s's\nhint: remove it from images in site.yaml; manifests may use it", w.Name, c)
+		}
+		errs = append(errs, err)
+		in.request.Images = append(in.request.Images, w)
+	}
+	return errors.Join(errs...)
+}
+
+func wantImage(dir string, im overlays.Image) (airgap.WantImage, error) {
+	r, err := registry.ParseRef(im.Name)
+	if err != nil {
+		return airgap.WantImage{}, err
+	}
+	w := airgap.WantImage{Name: r.Name(), Ref: r, Archive: im.From, KeyName: im.Signed.Key}
+	if w.Archive != "" && !filepath.IsAbs(w.Archive) {
+		w.Archive = filepath.Join(dir, w.Archive)
+	}
+	if w.KeyName == "" {
+		return w, nil
+	}
+	b, err := os.ReadFile(filepath.Join(dir, w.KeyName))
+	if err == nil {
+		w.Key, err = signing.ParsePublicKey(b)
+	}
+	if err != nil {
+		return w, fmt.Errorf("cannot use %s, by which image %s must be signed: %w\nhint: it is the PEM file that \"cosign verify --key\" takes", w.KeyName, w.Name, err)
+	}
+	return w, nil
+}
+
+// registryClient says how registries are reached. Credentials are those of the
+// user's Docker configuration, which is read when one is asked.
+func (a *app) registryClient(site overlays.Site) (*registry.Client, error) {
+	c := &registry.Client{Keychain: authn.DefaultKeychain, Transport: transport(), Transfers: fetch.Client{
+		Waiting: func(why error, pause time.Duration) {
+			a.notice(fmt.Sprintf("waiting %v before the next try: %v", pause.Round(time.Second), why))
+		},
+	}}
+	var errs []error
+	for _, r := range site.Mirrors.Registries {
+		m := registry.Mirror{Registry: r.Name, Endpoints: r.Endpoints}
+		for _, w := range r.Rewrite {
+			match, err := regexp.Compile(w.Match)
+			errs = append(errs, err)
+			m.Rewrite = append(m.Rewrite, registry.Rewrite{Match: match, To: w.To})
+		}
+		if r.CA != "" {
+			var err error
+			if m.CA, err = os.ReadFile(filepath.Join(a.dir, r.CA)); err != nil {
+				errs = append(errs, fmt.Errorf("cannot read the certificates for registry %s: %w", r.Name, err))
+			}
+		}
+		c.Mirrors = append(c.Mirrors, m)
+	}
+	return c, errors.Join(errs...)
+}
+
+// ownImage is the component of an image in the release: the site, if no other.
+func ownImage(im airgap.Image) string { return cmp.Or(im.Component, "site") }
