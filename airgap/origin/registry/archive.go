@@ -180,16 +180,22 @@ func (im *importer) inLayout(index []byte) (store.Content, error) {
 	if err := json.Unmarshal(index, &ix); err != nil {
 		return store.Content{}, fmt.Errorf("index.json is not JSON: %w", err)
 	}
-	var named, images []ocispec.Descriptor
+	var named, tagged, images []ocispec.Descriptor
 	for _, d := range ix.Manifests {
 		if !slices.Contains(manifestTypes, d.MediaType) || strings.HasSuffix(d.Annotations["kind"], "/sigs") {
 			continue
 		}
 		images = append(images, d)
 		ref := d.Annotations[ocispec.AnnotationRefName]
-		if sameName(ref, im.ref) || sameName(d.Annotations["io.containerd.image.name"], im.ref) || ref != "" && ref == im.ref.Tag {
+		switch {
+		case sameName(ref, im.ref), sameName(d.Annotations["io.containerd.image.name"], im.ref):
 			named = append(named, d)
+		case ref != "" && ref == im.ref.Tag:
+			tagged = append(tagged, d)
 		}
+	}
+	if len(named) == 0 {
+		named = tagged
 	}
 	if len(images) == 1 {
 		named = images

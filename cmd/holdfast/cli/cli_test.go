@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"holdfast.dev/holdfast/cmd/holdfast/cli"
+	"holdfast.dev/holdfast/qemu-tests/distribution"
 )
 
 func TestMain(m *testing.M) {
@@ -34,6 +35,8 @@ func TestMain(m *testing.M) {
 //
 //	exits CODE holdfast …          runs it, and wants that exit code
 //	mirror up|down|spoil|…         changes the mirror; see mirrorCmd
+//	registry start|put|…           a registry of images; see registryCmd
+//	expand FILE OTHER              copies a file with the values of variables in it
 //	site DIR                       makes a site that trusts the mirror, with development keys
 //	bundle SITE FILE [RELEASE ZONE]  packs a small release, signed with the site's key
 //	statement SITE FILE            signs FILE as a raw image
@@ -52,7 +55,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "mirror": mirrorCmd, "site": siteCmd, "bundle": bundleCmd, "statement": statementCmd,
 			"flip": flip, "shorten": shorten, "extra": extra, "spoilstore": spoilStore, "jsonlines": jsonLines, "smalldisk": smallDisk,
-			"loop": loopCmd, "flashuntil": flashUntil,
+			"loop": loopCmd, "flashuntil": flashUntil, "registry": registryCmd, "expand": expand,
 		},
 	})
 }
@@ -65,6 +68,7 @@ func setup(e *testscript.Env) error {
 		return err
 	}
 	e.Values[mirrorKey{}] = m
+	e.Values[registryKey{}] = &testRegistry{}
 	e.Defer(func() { _ = m.down() })
 	e.Setenv("PACKAGES", strconv.Itoa(m.total))
 	e.Setenv("MIRROR", "http://"+m.addr)
@@ -236,11 +240,15 @@ func smallDisk(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Defer(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
 }
 
-// condition knows "mount", whether this process can mount a small disk, and
-// "loop".
+// condition knows "mount", whether this process can mount a small disk, "loop",
+// and "registry", whether the program is there.
 func condition(name string) (bool, error) {
-	if name == "loop" {
+	switch name {
+	case "loop":
 		return canLoop(), nil
+	case "registry":
+		_, err := distribution.Find()
+		return err == nil, nil
 	}
 	if name != "mount" {
 		return false, fmt.Errorf("no condition %q", name)

@@ -1,0 +1,97 @@
+package cli_test
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"holdfast.dev/holdfast/qemu-tests/distribution"
+)
+
+type registryKey struct{}
+
+// testRegistry is a registry with a proxy before it.
+type testRegistry struct {
+	*distribution.Registry
+	proxy *distribution.Proxy
+}
+
+// registryCmd changes the registry:
+//
+//	start CAFILE         runs it; its authority's certificate goes into CAFILE, $REGISTRY is its address
+//	login                gives this user the password, in Docker's configuration
+//	put REPOSITORY:TAG   pushes a new index, for amd64 and arm64
+//	lose REPOSITORY      forgets its images
+//	layout DIR NAME      writes a new index of the same kind as an OCI layout
+//	moved BYTES          wants so many bytes of blobs, or more, to have moved since it was last asked; 0 wants no request
+func registryCmd(ts *testscript.TestScript, _ bool, args []string) {
+	what, args := args[0], args[1:]
+	if what == "start" {
+		program, err := distribution.Find()
+		ts.Check(err)
+		r, err := distribution.Start(program, ts.MkAbs("registry"))
+		ts.Check(err)
+		ts.Defer(func() { _ = r.Stop() })
+		p, err := r.Proxy()
+		ts.Check(err)
+		ts.Defer(func() { _ = p.Close() })
+		b, err := os.ReadFile(r.CA)
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]), b, 0o644))
+		ts.Setenv("REGISTRY", p.Addr)
+		ts.Setenv("DOCKER_CONFIG", ts.MkAbs("docker"))
+		*ts.Value(registryKey{}).(*testRegistry) = testRegistry{r, p}
+		return
+	}
+	r := ts.Value(registryKey{}).(*testRegistry)
+	switch what {
+	case "login":
+		ts.Check(distribution.Login(ts.MkAbs("docker"), r.proxy.Addr))
+	case "put":
+		ts.Check(r.Put(args[0], newIndex(ts)))
+		r.proxy.Seen()
+	case "lose":
+		ts.Check(os.RemoveAll(ts.MkAbs(filepath.Join("registry", "data", "docker", "registry", "v2", "repositories", args[0]))))
+	case "layout":
+		p, err := layout.Write(ts.MkAbs(args[0]), empty.Index)
+		ts.Check(err)
+		ts.Check(p.AppendIndex(newIndex(ts), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": args[1]})))
+	case "moved":
+		want, err := strconv.ParseInt(args[0], 10, 64)
+		ts.Check(err)
+		requests, _, n := r.proxy.Seen()
+		if n < want || want == 0 && len(requests) > 0 {
+			ts.Fatalf("%d bytes moved, by %v", n, requests)
+		}
+	default:
+		ts.Fatalf("registry %s: not known", what)
+	}
+}
+
+func newIndex(ts *testscript.TestScript) v1.ImageIndex {
+	ix := v1.ImageIndex(empty.Index)
+	for _, arch := range []string{"amd64", "arm64"} {
+		im, err := random.Image(100_000, 2)
+		ts.Check(err)
+		c, err := im.ConfigFile()
+		ts.Check(err)
+		c = c.DeepCopy()
+		c.OS, c.Architecture = "linux", arch
+		im, err = mutate.ConfigFile(im, c)
+		ts.Check(err)
+		ix = mutate.AppendManifests(ix, mutate.IndexAddendum{Add: im, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}}})
+	}
+	return ix
+}
+
+// expand writes a file with the script's variables in it.
+func expand(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(os.Expand(ts.ReadFile(args[0]), ts.Getenv)), 0o644))
+}
