@@ -76,17 +76,22 @@ func below(name string, folders ...string) bool {
 func TestOnlyOriginsDial(t *testing.T) {
 	// What is allowed beside, and why.
 	allowed := map[string]string{
-		"airgap/serve net/http":                                                       "a handler; that it has no client is seen below",
-		"cmd/holdfast-agent/agent net/http":                                           "the server around that handler",
-		"cmd/holdfast-agent/agent net.DialUnix":                                       "tells systemd that it is ready, on a socket of this machine",
-		"cmd/holdfast-agent/agent/apply client-go":                                    "the API server of its own node or site",
-		"cmd/holdfast-agent/agent/images google.golang.org/grpc":                      "containerd, on a socket of this machine",
-		"cmd/holdfast-agent/agent/images google.golang.org/grpc/credentials/insecure": "containerd, on a socket of this machine",
-		"cmd/holdfast/cli net/http":                                                   "makes the client that the origins use",
-		"cmd/holdfast/cli http.Client":                                                "makes the client that the origins use",
-		"cmd/holdfast/cli http.Transport":                                             "makes the client that the origins use",
-		"cmd/holdfast/cli net.Dialer":                                                 "makes the client that the origins use",
-		"qemu-tests/lab net.Dialer":                                                   "the virtual machine's control socket, a file",
+		"airgap/serve net/http":                                                        "a handler; that it has no client is seen below",
+		"cmd/holdfast-agent/agent net/http":                                            "the server around that handler",
+		"cmd/holdfast-agent/agent net.DialUnix":                                        "tells systemd that it is ready, on a socket of this machine",
+		"cmd/holdfast-agent/agent/apply client-go":                                     "the API server of its own node or site",
+		"cmd/holdfast-agent/agent/images google.golang.org/grpc":                       "containerd, on a socket of this machine",
+		"cmd/holdfast-agent/agent/images google.golang.org/grpc/credentials/insecure":  "containerd, on a socket of this machine",
+		"cmd/holdfast/cli net/http":                                                    "makes the client that the origins use",
+		"cmd/holdfast/cli http.Client":                                                 "makes the client that the origins use",
+		"cmd/holdfast/cli http.Transport":                                              "makes the client that the origins use",
+		"cmd/holdfast/cli net.Dialer":                                                  "makes the client that the origins use",
+		"qemu-tests/distribution net/http":                                             "a registry on the loopback, for tests, and a proxy before it",
+		"qemu-tests/distribution crypto/tls":                                           "their certificate",
+		"qemu-tests/distribution http.Transport":                                       "from the proxy to the registry",
+		"qemu-tests/distribution net.DialTimeout":                                      "waits until the registry listens",
+		"qemu-tests/distribution github.com/google/go-containerregistry/pkg/v1/remote": "fills the registry",
+		"qemu-tests/lab net.Dialer":                                                    "the virtual machine's control socket, a file",
 	}
 	used := map[string]bool{}
 	for name, p := range load(t) {

@@ -158,6 +158,19 @@ fetch_trixie() {
   rm -rf "$work"
 }
 
+# The registry is taken from this machine's own release, and unpacked beside the
+# caches too: installed, it would be started.
+fetch_registry() {
+  local tools=.cache/tools work
+  [ ! -x $tools/usr/bin/docker-registry ] || return 0
+  say "fetching docker-registry into $tools"
+  work=$(mktemp -d)
+  (cd "$work" && apt-get -q -o "APT::Sandbox::User=$(id -un)" download docker-registry)
+  mkdir -p $tools
+  dpkg-deb -x "$work"/docker-registry_*.deb $tools
+  rm -rf "$work"
+}
+
 # pyspdxtools judges our SBOMs.
 fetch_spdx() {
   local venv=.cache/tools/spdx
@@ -184,6 +197,7 @@ fi
 check_go
 if [ $test_tools = yes ]; then
   fetch_trixie
+  fetch_registry
   fetch_spdx
   give_back
 fi

@@ -233,6 +233,9 @@ func TestBadComponents(t *testing.T) {
 		{"image twice", good + image + strings.TrimPrefix(image, "images:\n"), "too"},
 		{"short secret", good + "secrets: [{name: s, namespace: n, generate: {k: 8}}]\n", "16 to 1024"},
 		{"readiness of another's", good + "ready: [{kind: Job, namespace: n, name: j}]\n", "not in its manifests"},
+		{"upstream without a tag", good + "images: [{name: registry.example/a:1, upstream: {ref: registry.example/a}}]\n", "upstream reference"},
+		{"upstream with no key", good + "images: [{name: registry.example/a:1, upstream: {ref: registry.example/a:1, key: x}}]\n", "cannot read public key"},
+		{"neither source nor upstream", good + "images: [{name: registry.example/a:1}]\n", "holds nothing"},
 		{"readiness of nothing", good + "ready: [{kind: Service, namespace: n, name: s}]\n", "cannot wait for Service"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -244,6 +247,10 @@ func TestBadComponents(t *testing.T) {
 	}
 	if _, err := load(fstest.MapFS{"components/a/component.yaml": {Data: []byte(good + image)}}); err != nil {
 		t.Errorf("the good one: %v", err)
+	}
+	all, err := load(fstest.MapFS{"components/a/component.yaml": {Data: []byte(good + "images: [{name: registry.example/a:1, upstream: {ref: registry.example/b:2}}]\n")}})
+	if err != nil || !all[0].HasUpstream() || all[0].HasSource() {
+		t.Errorf("upstream alone: %+v, %v", all, err)
 	}
 }
 

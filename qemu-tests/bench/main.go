@@ -43,7 +43,7 @@ func bench(ctx context.Context) error {
 	defer os.RemoveAll(dir)
 	b := bencher{program: program, dir: dir, site: filepath.Join(dir, "bench")}
 	var t table
-	for _, measure := range []func(context.Context, *table) error{b.prepare, b.root, b.builds, b.verify, b.flashes} {
+	for _, measure := range []func(context.Context, *table) error{b.prepare, b.root, b.builds, b.verify, b.flashes, b.registry} {
 		if err := measure(ctx, &t); err != nil {
 			return err
 		}

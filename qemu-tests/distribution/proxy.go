@@ -1,6 +1,7 @@
 package distribution
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -31,6 +32,7 @@ type Proxy struct {
 	bytes    int64
 	requests []string
 	ranges   int
+	stopped  int
 
 	server *http.Server
 	to     *Registry
@@ -75,6 +77,13 @@ func (p *Proxy) Seen() (requests []string, ranges int, bytes int64) {
 	return
 }
 
+// Stopped is how many answers have come to the place where their fault begins.
+func (p *Proxy) Stopped() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stopped
+}
+
 // Blob reports whether a request is for a blob.
 func Blob(r *http.Request) bool { return strings.Contains(r.URL.Path, "/blobs/") }
 
@@ -115,7 +124,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.WriteHeader(resp.StatusCode)
-	n, broken := p.pass(w, resp.Body, f)
+	n, broken := p.pass(r.Context(), w, resp.Body, f)
 	p.mu.Lock()
 	p.bytes += n
 	p.mu.Unlock()
@@ -126,7 +135,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // pass copies the body as far and as well as the fault lets it. It reports
 // whether the connection is to break.
-func (p *Proxy) pass(w http.ResponseWriter, body io.Reader, f Fault) (n int64, broken bool) {
+func (p *Proxy) pass(ctx context.Context, w http.ResponseWriter, body io.Reader, f Fault) (n int64, broken bool) {
 	if f == (Fault{}) {
 		n, _ = io.Copy(w, body) // whoever hangs up knows it
 		return n, false
@@ -135,10 +144,13 @@ func (p *Proxy) pass(w http.ResponseWriter, body io.Reader, f Fault) (n int64, b
 	if err != nil || f.Truncate {
 		return n, false
 	}
+	_ = http.NewResponseController(w).Flush()
 	if f.Reset {
-		_ = http.NewResponseController(w).Flush()
 		return n, true
 	}
+	p.mu.Lock()
+	p.stopped++
+	p.mu.Unlock()
 	buf := make([]byte, 64<<10)
 	for {
 		k, err := body.Read(buf)
@@ -146,7 +158,10 @@ func (p *Proxy) pass(w http.ResponseWriter, body io.Reader, f Fault) (n int64, b
 			buf[0] ^= 1
 			f.Flip = false
 		}
-		time.Sleep(f.Pause)
+		select {
+		case <-time.After(f.Pause):
+		case <-ctx.Done():
+		}
 		if _, werr := w.Write(buf[:k]); werr != nil || err != nil {
 			return n + int64(k), false
 		}

@@ -1,9 +1,11 @@
 package cli_test
 
 import (
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -30,6 +32,9 @@ type testRegistry struct {
 //	put REPOSITORY:TAG   pushes a new index, for amd64 and arm64
 //	lose REPOSITORY      forgets its images
 //	layout DIR NAME      writes a new index of the same kind as an OCI layout
+//	stalls, mend         stops in the middle of every layer, from now on; no more
+//	hangs N              waits until so many layers have stopped
+//	resumed N            wants so many transfers to have begun in the middle, since it was last asked
 //	moved BYTES          wants so many bytes of blobs, or more, to have moved since it was last asked; 0 wants no request
 func registryCmd(ts *testscript.TestScript, _ bool, args []string) {
 	what, args := args[0], args[1:]
@@ -63,6 +68,27 @@ func registryCmd(ts *testscript.TestScript, _ bool, args []string) {
 		p, err := layout.Write(ts.MkAbs(args[0]), empty.Index)
 		ts.Check(err)
 		ts.Check(p.AppendIndex(newIndex(ts), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": args[1]})))
+	case "stalls":
+		r.proxy.Break(func(q *http.Request) *distribution.Fault {
+			if !distribution.Blob(q) {
+				return nil
+			}
+			return &distribution.Fault{After: 50_000, Pause: time.Hour}
+		})
+	case "mend":
+		r.proxy.Break(nil)
+	case "hangs":
+		for deadline := time.Now().Add(time.Minute); strconv.Itoa(r.proxy.Stopped()) != args[0]; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				ts.Fatalf("%d transfers hang, want %s", r.proxy.Stopped(), args[0])
+			}
+		}
+		time.Sleep(200 * time.Millisecond) // for what is on its way
+		r.proxy.Seen()
+	case "resumed":
+		if _, n, _ := r.proxy.Seen(); strconv.Itoa(n) != args[0] {
+			ts.Fatalf("%d transfers were resumed, want %s", n, args[0])
+		}
 	case "moved":
 		want, err := strconv.ParseInt(args[0], 10, 64)
 		ts.Check(err)
