@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"holdfast.dev/holdfast/airgap/origin/registry"
 	"holdfast.dev/holdfast/airgap/store"
@@ -17,6 +20,9 @@ import (
 
 // Platform is what all images of a site are for, as the OS is.
 var Platform = registry.Platform{OS: "linux", Architecture: "amd64"}
+
+// atOnce is how many images are asked for at the same time.
+const atOnce = 6
 
 // Where images come from.
 const (
@@ -99,25 +105,44 @@ func (o Options) movesImage(name string) bool { return o.moves(name) || o.moves(
 // images pins those of r that previous does not hold already, or that are to
 // move. All that fail are told together.
 func (r Request) images(ctx context.Context, previous Lock, net Network, s *store.Store, opt Options) ([]Image, error) {
-	var out []Image
-	var errs []error
-	for _, w := range r.Images {
-		old, ok := previous.Image(w.Name)
-		keep := ok && w.fits(old) && !opt.movesImage(w.Name)
-		if keep && opt.moves("gone") && w.Archive == "" {
-			there, err := net.Registry.Has(ctx, w.Ref, old.Digest)
-			errs = append(errs, err)
-			keep = there || err != nil
-		}
-		if keep {
-			out = append(out, old)
-			continue
-		}
-		im, err := w.resolve(ctx, net, s, opt.Fetched)
-		errs = append(errs, err)
-		out = append(out, im)
+	if len(r.Images) == 0 {
+		return nil, nil
 	}
+	out, errs := make([]Image, len(r.Images)), make([]error, len(r.Images))
+	var group errgroup.Group
+	group.SetLimit(atOnce)
+	var mu sync.Mutex
+	done := 0
+	for i, w := range r.Images {
+		group.Go(func() error {
+			out[i], errs[i] = w.pin(ctx, previous, net, s, opt)
+			mu.Lock()
+			defer mu.Unlock()
+			if done++; opt.Pinned != nil {
+				opt.Pinned(done, len(r.Images), w.Name)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // the errors are in errs
 	return out, errors.Join(errs...)
+}
+
+// pin keeps what previous has, or finds it anew.
+func (w WantImage) pin(ctx context.Context, previous Lock, net Network, s *store.Store, opt Options) (Image, error) {
+	old, ok := previous.Image(w.Name)
+	keep := ok && w.fits(old) && !opt.movesImage(w.Name)
+	if keep && opt.moves("gone") && w.Archive == "" {
+		there, err := net.Registry.Has(ctx, w.Ref, old.Digest)
+		if err != nil {
+			return old, fmt.Errorf("cannot ask for image %s: %w", w.Name, err)
+		}
+		keep = there
+	}
+	if keep {
+		return old, nil
+	}
+	return w.resolve(ctx, net, s, opt.Taken)
 }
 
 func (w WantImage) resolve(ctx context.Context, net Network, s *store.Store, progress func(done, total int64, name string)) (Image, error) {

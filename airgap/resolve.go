@@ -59,7 +59,9 @@ type Options struct {
 	Update  []string
 	Verdict func(pkg, version, script string, d store.Digest) string // what reviewers said of a maintainer script
 	Notice  func(string)                                             // things the user should know
-	Fetched func(done, total int64, name string)
+	Fetched func(done, total int64, name string)                     // bytes of packages
+	Taken   func(done, total int64, name string)                     // bytes of images from archives
+	Pinned  func(done, total int, name string)                       // images
 }
 
 func (o Options) moves(name string) bool {

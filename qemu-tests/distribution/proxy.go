@@ -33,6 +33,7 @@ type Proxy struct {
 	requests []string
 	ranges   int
 	stopped  int
+	active   sync.WaitGroup
 
 	server *http.Server
 	to     *Registry
@@ -68,8 +69,10 @@ func (p *Proxy) Break(f func(*http.Request) *Fault) {
 }
 
 // Seen is what was asked for since it was last asked: the requests, how many
-// of them began in the middle of a file, and the bytes of all bodies.
+// of them began in the middle of a file, and the bytes of all bodies. It waits
+// for answers that are under way.
 func (p *Proxy) Seen() (requests []string, ranges int, bytes int64) {
+	p.active.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	requests, ranges, bytes = p.requests, p.ranges, p.bytes
@@ -88,6 +91,8 @@ func (p *Proxy) Stopped() int {
 func Blob(r *http.Request) bool { return strings.Contains(r.URL.Path, "/blobs/") }
 
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.active.Add(1)
+	defer p.active.Done()
 	p.mu.Lock()
 	var f Fault
 	if p.fault != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -107,11 +108,15 @@ func (l *login) logIn(ctx context.Context) error {
 }
 
 // host remembers whether a host could be reached at all, so that a site with
-// many images at one that is down fails soon.
+// many images at one that is down fails soon. What fails at the same time,
+// within pause, counts once.
 type host struct {
-	name   string
+	name  string
+	pause time.Duration
+
 	mu     sync.Mutex
 	failed int
+	last   time.Time
 	why    error
 }
 
@@ -120,9 +125,12 @@ const patience = 3
 func (h *host) told(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.failed, h.why = h.failed+1, err
-	if err == nil || errors.Is(err, context.Canceled) {
+	switch {
+	case err == nil:
 		h.failed = 0
+	case errors.Is(err, context.Canceled), h.failed > 0 && time.Since(h.last) < h.pause:
+	default:
+		h.failed, h.last, h.why = h.failed+1, time.Now(), err
 	}
 }
 

@@ -5,6 +5,7 @@
 package registry
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -176,7 +178,7 @@ func (c *Client) client(m Mirror, u *url.URL, repo name.Repository, plain bool) 
 		return nil, err
 	}
 	if c.hosts[u.Host] == nil {
-		c.hosts[u.Host] = &host{name: u.Host}
+		c.hosts[u.Host] = &host{name: u.Host, pause: cmp.Or(c.Transfers.Backoff, time.Second) / 2}
 	}
 	var opts []name.Option
 	if u.Scheme == "http" {

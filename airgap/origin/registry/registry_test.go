@@ -58,7 +58,7 @@ func newBed(t *testing.T) bed {
 	return bed{r, p, &registry.Client{
 		Mirrors:   []registry.Mirror{{Registry: "registry.example", Endpoints: []string{"https://" + p.Addr}, CA: ca}},
 		Keychain:  password{},
-		Transfers: fetch.Client{Backoff: time.Millisecond, Stall: 500 * time.Millisecond},
+		Transfers: fetch.Client{Backoff: time.Millisecond},
 	}, open(t)}
 }
 
@@ -249,7 +249,7 @@ func TestFaultsThatPass(t *testing.T) {
 		"reset":            {distribution.Fault{After: 500_000, Reset: true}, 6, true, 1 << 17},
 		"truncated":        {distribution.Fault{After: 500_000, Truncate: true}, 6, true, 1 << 17},
 		"slow":             {distribution.Fault{Pause: 20 * time.Millisecond}, 4, false, 1 << 17},
-		"stalled":          {distribution.Fault{After: 500_000, Pause: 2 * time.Second}, 1, true, 1 << 20},
+		"stalled":          {distribution.Fault{After: 500_000, Pause: time.Minute}, 1, true, 1 << 20},
 		"wrong digest":     {distribution.Fault{After: 1000, Flip: true}, 1, false, 1<<20 + 1<<17},
 		"500":              {distribution.Fault{Status: 500}, 2, false, 1 << 17},
 		"429":              {distribution.Fault{Status: 429}, 2, false, 1 << 17},
@@ -259,6 +259,9 @@ func TestFaultsThatPass(t *testing.T) {
 			b := newBed(t)
 			r, im := b.put(t)
 			b.proxy.Break(first(c.times, c.fault))
+			if name == "stalled" {
+				b.client.Transfers.Stall = 2 * time.Second
+			}
 			start := time.Now()
 			if err := b.fetch(t, r, im); err != nil {
 				t.Fatal(err)
@@ -337,7 +340,6 @@ func TestResumes(t *testing.T) {
 	r, im := b.put(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	b.proxy.Break(always(distribution.Fault{After: 600_000, Pause: 100 * time.Millisecond}))
-	b.client.Transfers.Stall = time.Minute
 	err := b.client.Fetch(ctx, b.store, []registry.Wanted{{Ref: r, Manifest: im.Manifest}}, func(done, _ int64, _ string) {
 		if done > 1_700_000 {
 			cancel()

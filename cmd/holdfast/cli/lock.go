@@ -75,6 +75,8 @@ func (a *app) lock(ctx context.Context, update []string, accept bool) error {
 		Verdict: image.Verdict,
 		Notice:  a.notice,
 		Fetched: a.progress("fetching packages"),
+		Taken:   a.progress("taking images"),
+		Pinned:  a.counter("resolving images"),
 	})
 	if err != nil {
 		return err

@@ -83,8 +83,7 @@ func registryCmd(ts *testscript.TestScript, _ bool, args []string) {
 				ts.Fatalf("%d transfers hang, want %s", r.proxy.Stopped(), args[0])
 			}
 		}
-		time.Sleep(200 * time.Millisecond) // for what is on its way
-		r.proxy.Seen()
+		time.Sleep(200 * time.Millisecond) // the last of it is on its way
 	case "resumed":
 		if _, n, _ := r.proxy.Seen(); strconv.Itoa(n) != args[0] {
 			ts.Fatalf("%d transfers were resumed, want %s", n, args[0])

@@ -41,8 +41,9 @@ func (a *app) step(name string) (done func(note string)) {
 
 // progress returns a function that shows done of total bytes of a step.
 func (a *app) progress(step string) func(done, total int64, item string) {
-	start, show := a.Now(), a.throttle()
+	begin, show := sync.OnceValue(a.Now), a.throttle()
 	return func(done, total int64, item string) {
+		start := begin()
 		if !show() {
 			return
 		}
