@@ -42,11 +42,23 @@ func ParseAttached(b []byte) ([]Attached, error) {
 	return out, nil
 }
 
-// VerifyKey reports whether key signed digest; if not, the error wraps
-// ErrUntrusted.
-func VerifyKey(key *ecdsa.PublicKey, digest string, sigs []Signature) error {
-	if signedBy(key, digest, sigs) {
+// Claims are the signatures that were found for an image, in either form. They
+// are anybody's until VerifyKey.
+type Claims struct {
+	Signatures []Signature
+	Bundles    []Bundle
+}
+
+// VerifyKey makes sure that key signed the image with that digest; if not, the
+// error wraps ErrUntrusted.
+func VerifyKey(key *ecdsa.PublicKey, digest string, c Claims) error {
+	if signedBy(key, digest, c.Signatures) {
 		return nil
 	}
-	return fmt.Errorf("%w: none of the %d signatures of %s is by the key %s", ErrUntrusted, len(sigs), digest, KeyID(key))
+	for _, b := range c.Bundles {
+		if b.signs(key, digest) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: none of the %d signatures of %s is by the key %s", ErrUntrusted, len(c.Signatures)+len(c.Bundles), digest, KeyID(key))
 }

@@ -8,7 +8,6 @@ import (
 
 	fetch "holdfast.dev/holdfast/airgap/origin/http"
 	"holdfast.dev/holdfast/airgap/store"
-	"holdfast.dev/holdfast/signing"
 )
 
 // Resolve finds the image that r names now, or the one of r's digest, for a
@@ -112,47 +111,4 @@ func (c *Client) Has(ctx context.Context, r Ref, d store.Digest) (bool, error) {
 		}
 	}
 	return false, errors.Join(errs...)
-}
-
-// Signatures are what cosign left beside an image, under the tag made from
-// its digest; none is no error. They are anybody's until they are verified.
-func (c *Client) Signatures(ctx context.Context, r Ref, d store.Digest) ([]signing.Signature, error) {
-	places, err := c.places(r)
-	if err != nil {
-		return nil, err
-	}
-	var errs []error
-	for _, p := range places {
-		sigs, err := c.signatures(ctx, p, d)
-		if len(sigs) > 0 {
-			return sigs, nil
-		}
-		if err != nil && !errors.Is(err, fetch.ErrGone) {
-			errs = append(errs, err)
-		}
-	}
-	return nil, errors.Join(errs...)
-}
-
-func (c *Client) signatures(ctx context.Context, p place, d store.Digest) ([]signing.Signature, error) {
-	b, _, err := c.document(ctx, p, "sha256-"+d.Hex()+".sig")
-	if err != nil {
-		return nil, err
-	}
-	attached, err := signing.ParseAttached(b)
-	if err != nil {
-		return nil, err
-	}
-	var sigs []signing.Signature
-	for _, at := range attached {
-		a, err := c.Transfers.Get(ctx, p.source("blobs", at.Payload), signing.MaxPayload)
-		if err != nil {
-			return nil, err
-		}
-		if got := store.FromBytes(a.Body); string(got) != at.Payload {
-			return nil, fmt.Errorf("cannot use a signature: %w: want %s, got %s", store.ErrMismatch, at.Payload, got)
-		}
-		sigs = append(sigs, signing.Signature{Payload: a.Body, Sig: at.Sig})
-	}
-	return sigs, nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -14,15 +15,13 @@ import (
 	"holdfast.dev/holdfast/signing"
 )
 
-// cosign runs the stock program, logged in to the registry.
-func (b bed) cosign(t *testing.T, dir string, args ...string) {
+// cosign runs the stock program that a variable names, logged in to the
+// registry.
+func (b bed) cosign(t *testing.T, variable, dir string, args ...string) {
 	t.Helper()
-	program := os.Getenv("COSIGN")
+	program := os.Getenv(variable)
 	if program == "" {
-		var err error
-		if program, err = exec.LookPath("cosign"); err != nil {
-			t.Skip("cosign is not installed: set COSIGN to its path")
-		}
+		t.Skipf("set %s to the path of cosign", variable)
 	}
 	if err := distribution.Login(filepath.Join(dir, "docker"), b.Addr); err != nil {
 		t.Fatal(err)
@@ -35,18 +34,25 @@ func (b bed) cosign(t *testing.T, dir string, args ...string) {
 	}
 }
 
-// What the stock cosign signed with a key verifies; what it did not, or
-// another key did, does not.
+// What the stock cosign signed with a key verifies, in its form up to version
+// 2 and in that of version 3; what it did not sign, or another key did, does
+// not.
 func TestSignedByCosign(t *testing.T) {
+	t.Run("2", func(t *testing.T) { testSigned(t, "COSIGN") })
+	t.Run("3", func(t *testing.T) { testSigned(t, "COSIGN3", "--use-signing-config=false") })
+}
+
+func testSigned(t *testing.T, variable string, flags ...string) {
 	b := newBed(t)
 	dir := t.TempDir()
 	ix, _ := index(t, 100, "amd64", "arm64")
 	if err := errors.Join(b.Put("team/app:1", ix), b.Put("team/app:2", image(t, 100, 1, "linux", "amd64"))); err != nil {
 		t.Fatal(err)
 	}
-	b.cosign(t, dir, "generate-key-pair")
+	b.cosign(t, variable, dir, "generate-key-pair")
 	im := b.resolve(t, ref(t, "registry.example/team/app:1"))
-	b.cosign(t, dir, "sign", "--key", "cosign.key", "--tlog-upload=false", "--yes", "-a", "build=7", b.Addr+"/team/app@"+string(im.Index))
+	sign := []string{"sign", "--key", "cosign.key", "--tlog-upload=false", "--yes", "-a", "build=7"}
+	b.cosign(t, variable, dir, slices.Concat(sign, flags, []string{b.Addr + "/team/app@" + string(im.Index)})...)
 	pem, err := os.ReadFile(filepath.Join(dir, "cosign.pub"))
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +67,7 @@ func TestSignedByCosign(t *testing.T) {
 	}
 	r := ref(t, "registry.example/team/app:1")
 	sigs, err := b.client.Signatures(context.Background(), r, im.Index)
-	if err != nil || len(sigs) != 1 {
+	if err != nil || len(sigs.Signatures)+len(sigs.Bundles) != 1 {
 		t.Fatal(sigs, err)
 	}
 	if err := signing.VerifyKey(key, string(im.Index), sigs); err != nil {
@@ -70,14 +76,14 @@ func TestSignedByCosign(t *testing.T) {
 	for name, err := range map[string]error{
 		"another key":    signing.VerifyKey(&stranger.PublicKey, string(im.Index), sigs),
 		"another digest": signing.VerifyKey(key, string(im.Manifest.Digest), sigs),
-		"no signature":   signing.VerifyKey(key, string(im.Index), nil),
+		"no signature":   signing.VerifyKey(key, string(im.Index), signing.Claims{}),
 	} {
 		if !errors.Is(err, signing.ErrUntrusted) {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}
 	unsigned := b.resolve(t, ref(t, "registry.example/team/app:2"))
-	if sigs, err := b.client.Signatures(context.Background(), r, unsigned.Manifest.Digest); len(sigs) != 0 || err != nil {
+	if sigs, err := b.client.Signatures(context.Background(), r, unsigned.Manifest.Digest); len(sigs.Signatures)+len(sigs.Bundles) != 0 || err != nil {
 		t.Errorf("got %v, %v", sigs, err)
 	}
 	// A signature that was changed on the way.
