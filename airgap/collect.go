@@ -36,8 +36,9 @@ type Need struct {
 func CollectNeeds(l Lock, recipes []gobuild.Recipe, s *store.Store) (Need, error) {
 	n := missing(l, s)
 	n.Missing += unpacked * n.Missing
+	seen := map[store.Digest]bool{}
 	for _, im := range l.Images {
-		if bytes := imageMissing(im, s); bytes > 0 {
+		if bytes := imageMissing(im, s, seen); bytes > 0 {
 			n.Missing += bytes
 			n.Images++
 		}

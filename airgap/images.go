@@ -211,7 +211,7 @@ func (r Request) collectImages(ctx context.Context, l Lock, net Network, s *stor
 			errs = append(errs, fmt.Errorf("image %s is not locked", w.Name))
 		case w.Archive == "":
 			wanted = append(wanted, registry.Wanted{Ref: w.Ref, Manifest: im.Content})
-		case imageMissing(im, s) > 0:
+		case imageMissing(im, s, nil) > 0:
 			got, err := registry.Import(ctx, s, w.Archive, w.Ref, Platform, progress)
 			if err == nil && got.Manifest != im.Content {
 				err = fmt.Errorf("cannot take image %s from %s: %w: locked is %s, it has %s\nhint: run \"holdfast lock --update %s\"", w.Name, w.Archive, store.ErrMismatch, im.Digest, got.Manifest.Digest, w.Name)
@@ -225,8 +225,9 @@ func (r Request) collectImages(ctx context.Context, l Lock, net Network, s *stor
 	return errors.Join(errs...)
 }
 
-// imageMissing is how many bytes of an image s lacks; 0 is a whole image.
-func imageMissing(im Image, s *store.Store) int64 {
+// imageMissing is how many bytes of an image s lacks, those in seen left out;
+// it adds to seen, if that is not nil. 0 is a whole image.
+func imageMissing(im Image, s *store.Store, seen map[store.Digest]bool) int64 {
 	if s.Check(im.Content) != nil {
 		return im.Size + im.Bytes
 	}
@@ -236,8 +237,11 @@ func imageMissing(im Image, s *store.Store) int64 {
 	}
 	var n int64
 	for _, b := range blobs {
-		if s.Check(b) != nil {
+		if !seen[b.Digest] && s.Check(b) != nil {
 			n += max(b.Size, 1)
+			if seen != nil {
+				seen[b.Digest] = true
+			}
 		}
 	}
 	return n
@@ -247,7 +251,7 @@ func imageMissing(im Image, s *store.Store) int64 {
 func MissingImages(l Lock, s *store.Store) []string {
 	var out []string
 	for _, im := range l.Images {
-		if imageMissing(im, s) > 0 {
+		if imageMissing(im, s, nil) > 0 {
 			out = append(out, im.Name)
 		}
 	}

@@ -32,9 +32,6 @@ func (c *Client) Fetch(ctx context.Context, s *store.Store, images []Wanted, pro
 	var errs []error
 	item := func(w Wanted, kind string, what store.Content) (fetch.Item, bool) {
 		it := fetch.Item{Content: what, Name: w.Ref.Name(), Gone: `the registry has moved on; run "holdfast lock --update gone"`}
-		if s.Check(what) == nil {
-			return it, true
-		}
 		places, err := c.places(w.Ref)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("cannot fetch %s: %w", w.Ref.Name(), err))

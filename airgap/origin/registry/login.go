@@ -97,6 +97,9 @@ func (l *login) logIn(ctx context.Context) error {
 		}
 		return &fetch.Permanent{Err: fmt.Errorf("the server answered %s to the login\nhint: is it a registry?", status)}
 	}
+	if c := context.Cause(ctx); err != nil && c != nil {
+		err = c // no answer for too long, or the user's
+	}
 	l.host.told(err)
 	if err != nil {
 		return err

@@ -143,7 +143,7 @@ func (a *app) checkLock(ctx context.Context, upstream bool) error {
 		}
 	}
 	if a.json {
-		a.event(map[string]any{"event": "lock", "ok": true, "packages": len(l.Packages)})
+		a.event(map[string]any{"event": "lock", "ok": true, "packages": len(l.Packages), "images": len(l.Images)})
 	} else {
 		a.printf("%s fits: %s\n", airgap.LockName, summary(l))
 	}
