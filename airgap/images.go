@@ -109,23 +109,28 @@ func (r Request) images(ctx context.Context, previous Lock, net Network, s *stor
 		return nil, nil
 	}
 	out, errs := make([]Image, len(r.Images)), make([]error, len(r.Images))
-	var group errgroup.Group
-	group.SetLimit(atOnce)
 	var mu sync.Mutex
 	done := 0
-	for i, w := range r.Images {
-		group.Go(func() error {
-			out[i], errs[i] = w.pin(ctx, previous, net, s, opt)
-			mu.Lock()
-			defer mu.Unlock()
-			if done++; opt.Pinned != nil {
-				opt.Pinned(done, len(r.Images), w.Name)
-			}
-			return nil
-		})
-	}
-	_ = group.Wait() // the errors are in errs
+	each(len(r.Images), func(i int) {
+		w := r.Images[i]
+		out[i], errs[i] = w.pin(ctx, previous, net, s, opt)
+		mu.Lock()
+		defer mu.Unlock()
+		if done++; opt.Pinned != nil {
+			opt.Pinned(done, len(r.Images), w.Name)
+		}
+	})
 	return out, errors.Join(errs...)
+}
+
+// each calls f for the numbers below n, several at the same time.
+func each(n int, f func(i int)) {
+	var group errgroup.Group
+	group.SetLimit(atOnce)
+	for i := range n {
+		group.Go(func() error { f(i); return nil })
+	}
+	_ = group.Wait() // none fails
 }
 
 // pin keeps what previous has, or finds it anew.
@@ -261,29 +266,43 @@ func MissingImages(l Lock, s *store.Store) []string {
 // imagesUpstream asks what the registries have now under the names of locked
 // images, and whether they still have those.
 func (r Request) imagesUpstream(ctx context.Context, l Lock, net Network, s *store.Store) (newer, gone []string, err error) {
-	var errs []error
-	for _, w := range r.Images {
+	type answer struct {
+		newer string
+		gone  bool
+		err   error
+	}
+	answers := make([]answer, len(r.Images))
+	each(len(r.Images), func(i int) {
+		w, a := r.Images[i], &answers[i]
 		im, ok := l.Image(w.Name)
 		if !ok || w.Archive != "" {
-			continue
+			return
 		}
 		there, err := net.Registry.Has(ctx, w.Ref, im.Digest)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("cannot ask for image %s: %w", w.Name, err))
-			continue
+			a.err = fmt.Errorf("cannot ask for image %s: %w", w.Name, err)
+			return
 		}
-		if !there {
-			gone = append(gone, im.Name)
-		}
+		a.gone = !there
 		if w.Ref.Digest != "" {
-			continue // it does not move
+			return // it does not move
 		}
 		now, err := net.Registry.Resolve(ctx, s, w.Ref, Platform)
-		if err != nil && there {
-			errs = append(errs, err)
+		switch {
+		case err != nil && there:
+			a.err = err
+		case err == nil && now.Manifest.Digest != im.Digest:
+			a.newer = fmt.Sprintf("image %s is locked as %s, %s is there", im.Name, im.Digest, now.Manifest.Digest)
 		}
-		if err == nil && now.Manifest.Digest != im.Digest {
-			newer = append(newer, fmt.Sprintf("image %s is locked as %s, %s is there", im.Name, im.Digest, now.Manifest.Digest))
+	})
+	var errs []error
+	for i, a := range answers {
+		errs = append(errs, a.err)
+		if a.gone {
+			gone = append(gone, r.Images[i].Name)
+		}
+		if a.newer != "" {
+			newer = append(newer, a.newer)
 		}
 	}
 	return newer, gone, errors.Join(errs...)
