@@ -41,6 +41,9 @@ func CollectNeeds(l Lock, recipes []gobuild.Recipe, s *store.Store) (Need, error
 		if bytes := imageMissing(im, s, seen); bytes > 0 {
 			n.Missing += bytes
 			n.Images++
+			if im.File != (store.Content{}) && s.Check(im.File) != nil {
+				n.Missing += im.File.Size
+			}
 		}
 	}
 	_, err := gomod.Toolchain(l.Toolchain.Version, l.Toolchain.H1, s.Dir())

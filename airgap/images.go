@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	fetch "holdfast.dev/holdfast/airgap/origin/http"
 	"holdfast.dev/holdfast/airgap/origin/registry"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/signing"
@@ -35,7 +36,8 @@ type WantImage struct {
 	Name      string           // as manifests call it: registry/repository:tag
 	Ref       registry.Ref     // what to ask for, mostly the same
 	Component string           // that it belongs to; the site's own has none
-	Archive   string           // a file or directory to take it from; empty for its registry
+	Archive   string           // a file or directory, or the URL of a file, to take it from; empty for its registry
+	File      store.Digest     // of the file, if it is a URL's
 	KeyName   string           // of the file that Key comes from
 	Key       *ecdsa.PublicKey // that must have signed it; nil: nothing is said of signatures
 }
@@ -60,7 +62,7 @@ func (w WantImage) origin() string {
 // fits reports whether im is what w asks for.
 func (w WantImage) fits(im Image) bool {
 	return im.Name == w.Name && im.Upstream == w.upstream() && im.Component == w.Component && im.Origin == w.origin() &&
-		im.Signature == w.verdict() && im.Platform == Platform.String() &&
+		im.Signature == w.verdict() && im.File.Digest == w.File && im.Platform == Platform.String() &&
 		(w.Ref.Digest == "" || w.Ref.Digest == im.Digest || w.Ref.Digest == im.Index)
 }
 
@@ -155,8 +157,11 @@ func (w WantImage) resolve(ctx context.Context, net Network, s *store.Store, pro
 	var found registry.Image
 	var err error
 	if w.Archive != "" {
-		if err = w.room(s); err == nil {
-			found, err = registry.Import(ctx, s, w.Archive, w.Ref, Platform, progress)
+		if w.File != "" {
+			im.File, err = w.file(ctx, net)
+		}
+		if err == nil {
+			found, err = w.take(ctx, net, s, im.File, progress)
 		}
 	} else {
 		found, err = net.Registry.Resolve(ctx, s, w.Ref, Platform)
@@ -185,23 +190,59 @@ func (w WantImage) verify(ctx context.Context, net Network, im registry.Image) e
 	return fmt.Errorf("cannot accept image %s: %w\nhint: is %s the key that its makers sign with?", w.Name, errors.Join(errs...), w.KeyName)
 }
 
-// room refuses an archive that the store's disk cannot hold.
-func (w WantImage) room(s *store.Store) error {
-	var size int64
-	err := filepath.Walk(w.Archive, func(_ string, fi os.FileInfo, err error) error {
-		if err == nil && fi.Mode().IsRegular() {
-			size += fi.Size()
+// file asks how large the file is that w is taken from.
+func (w WantImage) file(ctx context.Context, net Network) (store.Content, error) {
+	n, err := net.Files.Size(ctx, fetch.Source{URL: w.Archive})
+	if err != nil {
+		return store.Content{}, fmt.Errorf("cannot take image %s: %w", w.Name, err)
+	}
+	return store.Content{Digest: w.File, Size: n}, nil
+}
+
+// take imports w from its archive, which it first fetches into s if it is a
+// server's file.
+func (w WantImage) take(ctx context.Context, net Network, s *store.Store, file store.Content, progress func(done, total int64, name string)) (registry.Image, error) {
+	archive := w.Archive
+	if err := w.room(s, file.Size); err != nil {
+		return registry.Image{}, err
+	}
+	if w.File != "" {
+		item := fetch.Item{Content: file, Name: w.Name, Sources: []fetch.Source{{URL: w.Archive}}}
+		if err := net.Files.Fetch(ctx, s, []fetch.Item{item}, progress); err != nil {
+			return registry.Image{}, err
 		}
-		return err
-	})
+		archive = s.Path(w.File)
+	}
+	return registry.Import(ctx, s, archive, w.Ref, Platform, progress)
+}
+
+// room refuses an archive that the store's disk cannot hold; a server's file of
+// so many bytes twice, packed and taken apart.
+func (w WantImage) room(s *store.Store, file int64) error {
+	size := 2 * file
+	var err error
+	if w.File == "" {
+		size, err = sizeOf(w.Archive)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot take image %s: %w", w.Name, err)
 	}
 	free, err := FreeSpace(s.Dir())
 	if err == nil && size > free {
-		err = fmt.Errorf("cannot take image %s: %s has %d bytes, %d are free in %s\nhint: make room there, or set HOLDFAST_CACHE to a larger disk", w.Name, w.Archive, size, free, s.Dir())
+		err = fmt.Errorf("cannot take image %s: %s needs %d bytes, %d are free in %s\nhint: make room there, or set HOLDFAST_CACHE to a larger disk", w.Name, w.Archive, size, free, s.Dir())
 	}
 	return err
+}
+
+// sizeOf is the size of a file, or of all files of a directory.
+func sizeOf(name string) (size int64, err error) {
+	err = filepath.Walk(name, func(_ string, fi os.FileInfo, err error) error {
+		if err == nil && fi.Mode().IsRegular() {
+			size += fi.Size()
+		}
+		return err
+	})
+	return size, err
 }
 
 // collectImages brings locked images into s: blobs from registries, whole
@@ -217,7 +258,7 @@ func (r Request) collectImages(ctx context.Context, l Lock, net Network, s *stor
 		case w.Archive == "":
 			wanted = append(wanted, registry.Wanted{Ref: w.Ref, Manifest: im.Content})
 		case imageMissing(im, s, nil) > 0:
-			got, err := registry.Import(ctx, s, w.Archive, w.Ref, Platform, progress)
+			got, err := w.take(ctx, net, s, im.File, progress)
 			if err == nil && got.Manifest != im.Content {
 				err = fmt.Errorf("cannot take image %s from %s: %w: locked is %s, it has %s\nhint: run \"holdfast lock --update %s\"", w.Name, w.Archive, store.ErrMismatch, im.Digest, got.Manifest.Digest, w.Name)
 			}

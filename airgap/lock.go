@@ -111,9 +111,10 @@ type Image struct {
 	Platform  string `json:"platform"`
 	MediaType string `json:"mediaType"`
 	store.Content
-	Index     store.Digest `json:"index,omitempty"` // that the manifest was chosen from
-	Bytes     int64        `json:"bytes"`           // of configuration and layers
-	Signature string       `json:"signature"`       // the verdict: "not asked for", or who signed
+	Index     store.Digest  `json:"index,omitempty"` // that the manifest was chosen from
+	Bytes     int64         `json:"bytes"`           // of configuration and layers
+	File      store.Content `json:"file,omitzero"`   // of a server, that it is taken from
+	Signature string        `json:"signature"`       // the verdict: "not asked for", or who signed
 }
 
 // File is a local input of the site.
@@ -219,6 +220,9 @@ func (l Lock) validate() error {
 	seen := map[string]bool{}
 	for _, im := range l.Images {
 		digest(im.Name, im.Content)
+		if im.File != (store.Content{}) {
+			digest(im.Name+"'s file", im.File)
+		}
 		if im.Bytes < 0 {
 			fail("%s: negative size", im.Name)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"holdfast.dev/holdfast/airgap/origin/debian"
 	"holdfast.dev/holdfast/airgap/origin/gomod"
+	fetch "holdfast.dev/holdfast/airgap/origin/http"
 	"holdfast.dev/holdfast/airgap/origin/registry"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/image/deb"
@@ -49,6 +50,7 @@ type Network struct {
 	Debian   *debian.Client
 	Go       gomod.Proxy
 	Registry *registry.Client
+	Files    *fetch.Client // for files of servers
 }
 
 // Options of Resolve.

@@ -39,6 +39,12 @@ func (s Site) checkImages() []*Fault {
 			faults = append(faults, s.fault(ptr, fmt.Sprintf("%q is also %s", name, display(first)), ""))
 		}
 		seen[name] = ptr
+		switch at := fmt.Sprintf("/images/%d", i); {
+		case im.IsURL() && im.SHA256 == "":
+			faults = append(faults, s.fault(at, "a file from a server needs its sha256", ""))
+		case !im.IsURL() && im.SHA256 != "":
+			faults = append(faults, s.fault(at+"/sha256", "only a file from a server has one here", "an image's own digest belongs into its name, as @sha256:…"))
+		}
 		if im.From != "" && im.Signed != (Signed{}) {
 			faults = append(faults, s.fault(fmt.Sprintf("/images/%d/signed", i), "signatures are looked for in registries, but the image is from a file",
 				"check it before, and give its digest in the name"))

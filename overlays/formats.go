@@ -32,6 +32,7 @@ func formats() map[string]func(string) error {
 		"registry-url":       checkRegistryURL,
 		"regexp":             checkRegexp,
 		"path":               checkPath,
+		"sha256":             checkSHA256,
 		"trust-file":         checkTrustFile,
 	}
 }

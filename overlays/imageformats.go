@@ -14,6 +14,7 @@ var (
 	registryForm = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)+(:[0-9]{1,5})?|[a-z0-9-]+:[0-9]{1,5}|localhost)$`)
 	// Path components as the distribution specification has them.
 	imageForm     = regexp.MustCompile(`^([^/]+)/[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?$`)
+	sha256Form    = regexp.MustCompile(`^[0-9a-f]{64}$`)
 	trustFileForm = regexp.MustCompile(`^trust/[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 )
 
@@ -52,7 +53,20 @@ func checkRegexp(s string) error {
 	return nil
 }
 
+func checkSHA256(s string) error {
+	if !sha256Form.MatchString(s) {
+		return errors.New("want 64 lower-case hexadecimal digits, as sha256sum prints them")
+	}
+	return nil
+}
+
+// IsURL reports whether the image is taken from a web server's file.
+func (im Image) IsURL() bool { return strings.Contains(im.From, "://") }
+
 func checkPath(s string) error {
+	if strings.Contains(s, "://") {
+		return checkRegistryURL(s)
+	}
 	if s == "" || len(s) > 1000 || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) || filepath.Clean(s) == "/" {
 		return errors.New("want the path of a file or directory")
 	}

@@ -82,8 +82,10 @@ type Component struct {
 type Image struct {
 	// Full name, as manifests call it: registry/repository:tag, with @sha256:… if it is never to move.
 	Name string `json:"name" jsonschema:"format=image-name"`
-	// OCI layout (a directory or tar file) or docker archive that it is taken from, instead of its registry; relative to the site's directory.
+	// OCI layout (a directory or tar file) or docker archive that it is taken from, instead of its registry: a path, relative to the site's directory, or the URL of a file.
 	From string `json:"from,omitempty" jsonschema:"format=path"`
+	// Digest of the file, in hexadecimal, if from is a URL.
+	SHA256 string `json:"sha256,omitempty" jsonschema:"format=sha256"`
 	// Who must have signed it.
 	Signed Signed `json:"signed,omitzero"`
 }

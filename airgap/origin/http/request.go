@@ -42,6 +42,26 @@ type Source struct {
 	Accept string       // media types, for servers that have a file in several
 }
 
+// Size asks how large a file is, in bytes.
+func (c *Client) Size(ctx context.Context, src Source) (int64, error) {
+	var n int64
+	err := c.retry(ctx, func() (bool, error) {
+		b, err := c.request(ctx, src, 0)
+		if err != nil {
+			return false, err
+		}
+		defer b.close()
+		if n = b.length; n < 0 {
+			err = &Permanent{errors.New("the server does not say how large it is")}
+		}
+		return false, err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("cannot fetch %s: %w", src.URL, err)
+	}
+	return n, nil
+}
+
 // Answer is a small file as a server gave it.
 type Answer struct {
 	Body   []byte
@@ -75,6 +95,7 @@ func (c *Client) Get(ctx context.Context, src Source, limit int64) (Answer, erro
 type body struct {
 	stallReader
 	start  int64 // where in the file it begins: the offset asked for, or 0
+	length int64 // of what follows; -1 if it is not said
 	header http.Header
 	close  func()
 }
@@ -98,7 +119,7 @@ func (c *Client) request(ctx context.Context, src Source, offset int64) (*body, 
 		done()
 		return nil, err
 	}
-	b := &body{stallReader: stallReader{ctx, resp.Body, timer, stall}, header: resp.Header, close: func() { resp.Body.Close(); done() }}
+	b := &body{stallReader: stallReader{ctx, resp.Body, timer, stall}, header: resp.Header, length: resp.ContentLength, close: func() { resp.Body.Close(); done() }}
 	if resp.StatusCode == http.StatusPartialContent {
 		b.start = offset
 	}
@@ -137,7 +158,7 @@ func openFile(ctx context.Context, u string, offset int64, stall time.Duration) 
 	ctx, cancel := context.WithCancelCause(ctx)
 	// A read of a file cannot be cancelled: it ends, or the machine hangs.
 	timer := time.AfterFunc(stall, func() {})
-	return &body{stallReader: stallReader{ctx, f, timer, stall}, start: offset, close: func() { f.Close(); timer.Stop(); cancel(nil) }}, nil
+	return &body{stallReader: stallReader{ctx, f, timer, stall}, start: offset, length: fi.Size() - offset, close: func() { f.Close(); timer.Stop(); cancel(nil) }}, nil
 }
 
 func (c *Client) do(ctx context.Context, src Source, offset int64) (*http.Response, error) {

@@ -14,6 +14,7 @@ import (
 	"holdfast.dev/holdfast/airgap"
 	fetch "holdfast.dev/holdfast/airgap/origin/http"
 	"holdfast.dev/holdfast/airgap/origin/registry"
+	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/overlays"
 	"holdfast.dev/holdfast/signing"
@@ -63,7 +64,9 @@ func wantImage(dir string, im overlays.Image) (airgap.WantImage, error) {
 		return airgap.WantImage{}, err
 	}
 	w := airgap.WantImage{Name: r.Name(), Ref: r, Archive: im.From, KeyName: im.Signed.Key}
-	if w.Archive != "" && !filepath.IsAbs(w.Archive) {
+	if im.IsURL() {
+		w.File = store.Digest("sha256:" + im.SHA256)
+	} else if w.Archive != "" && !filepath.IsAbs(w.Archive) {
 		w.Archive = filepath.Join(dir, w.Archive)
 	}
 	if w.KeyName == "" {
@@ -82,11 +85,7 @@ func wantImage(dir string, im overlays.Image) (airgap.WantImage, error) {
 // registryClient says how registries are reached. Credentials are those of the
 // user's Docker configuration, which is read when one is asked.
 func (a *app) registryClient(site overlays.Site) (*registry.Client, error) {
-	c := &registry.Client{Keychain: authn.DefaultKeychain, Transport: transport(), Transfers: fetch.Client{
-		Waiting: func(why error, pause time.Duration) {
-			a.notice(fmt.Sprintf("waiting %v before the next try: %v", pause.Round(time.Second), why))
-		},
-	}}
+	c := &registry.Client{Keychain: authn.DefaultKeychain, Transport: transport(), Transfers: fetch.Client{Waiting: a.waiting}}
 	var errs []error
 	for _, r := range site.Mirrors.Registries {
 		m := registry.Mirror{Registry: r.Name, Endpoints: r.Endpoints}
@@ -104,6 +103,11 @@ func (a *app) registryClient(site overlays.Site) (*registry.Client, error) {
 		c.Mirrors = append(c.Mirrors, m)
 	}
 	return c, errors.Join(errs...)
+}
+
+// waiting tells of a pause before another try.
+func (a *app) waiting(why error, pause time.Duration) {
+	a.notice(fmt.Sprintf("waiting %v before the next try: %v", pause.Round(time.Second), why))
 }
 
 // ownImage is the component of an image in the release: the site, if no other.

@@ -16,6 +16,7 @@ import (
 	"holdfast.dev/holdfast/airgap"
 	"holdfast.dev/holdfast/airgap/origin/debian"
 	"holdfast.dev/holdfast/airgap/origin/gomod"
+	fetch "holdfast.dev/holdfast/airgap/origin/http"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/image"
@@ -302,7 +303,8 @@ func transport() *http.Transport {
 func (a *app) lockNetwork(site overlays.Site) (airgap.Network, error) {
 	c, derr := a.debianClient(site)
 	r, rerr := a.registryClient(site)
-	return airgap.Network{Debian: c, Registry: r}, errors.Join(derr, rerr)
+	f := &fetch.Client{HTTP: &http.Client{Transport: transport()}, Waiting: a.waiting}
+	return airgap.Network{Debian: c, Registry: r, Files: f}, errors.Join(derr, rerr)
 }
 
 // network says how all origins are reached.
