@@ -165,9 +165,12 @@ fetch_registry() {
   [ ! -x $tools/usr/bin/docker-registry ] || return 0
   say "fetching docker-registry into $tools"
   work=$(mktemp -d)
-  (cd "$work" && apt-get -q -o "APT::Sandbox::User=$(id -un)" download docker-registry)
-  mkdir -p $tools
-  dpkg-deb -x "$work"/docker-registry_*.deb $tools
+  if (cd "$work" && apt-get -q -o "APT::Sandbox::User=$(id -un)" download docker-registry); then
+    mkdir -p $tools
+    dpkg-deb -x "$work"/docker-registry_*.deb $tools
+  else
+    say "this release has no docker-registry: tests that need one will skip"
+  fi
   rm -rf "$work"
 }
 

@@ -16,13 +16,15 @@ import (
 )
 
 // partial is a file that a transfer appends to, and the hash of what it holds.
-// It is this process's alone: another one that wants the same bytes waits.
+// It is this process's alone, where the file system has locks: another one that
+// wants the same bytes waits.
 type partial struct {
 	*os.File
-	store *store.Store
-	want  store.Content
-	hash  hash.Hash
-	at    int64 // its end
+	store  *store.Store
+	want   store.Content
+	hash   hash.Hash
+	at     int64 // its end
+	shared bool  // nobody could be kept out
 }
 
 // openPartial opens or makes the file for c and reads what an earlier
@@ -35,9 +37,9 @@ func openPartial(ctx context.Context, s *store.Store, c store.Content) (*partial
 			return nil, err
 		}
 		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		// A file system without locks is used without.
-		if err == nil && isStill(f, name) || errors.Is(err, syscall.ENOLCK) || errors.Is(err, errors.ErrUnsupported) {
-			p := &partial{File: f, store: s, want: c, hash: sha256.New()}
+		shared := errors.Is(err, syscall.ENOLCK) || errors.Is(err, errors.ErrUnsupported)
+		if err == nil && isStill(f, name) || shared {
+			p := &partial{File: f, store: s, want: c, hash: sha256.New(), shared: shared}
 			if p.at, err = io.Copy(p.hash, f); err != nil {
 				f.Close()
 				return nil, err
@@ -113,6 +115,14 @@ func (p *partial) save(r io.Reader, had func(int64)) error {
 
 // adopt moves the whole file into the store if its bytes are right.
 func (p *partial) adopt() error {
+	if p.shared { // others may have written to it
+		p.hash.Reset()
+		n, err := io.Copy(p.hash, io.NewSectionReader(p.File, 0, p.want.Size+1))
+		if err != nil {
+			return err
+		}
+		p.at = n
+	}
 	if got := store.SHA256(p.hash.Sum(nil)); got != p.want.Digest || p.at != p.want.Size {
 		return fmt.Errorf("%w: want %s of %d bytes, got %s of %d", store.ErrMismatch, p.want.Digest, p.want.Size, got, p.at)
 	}
