@@ -17,18 +17,14 @@ const policyComponent = "network-policy"
 // an earlier agent of this boot stand meanwhile.
 func (a *agent) startPolicies(ctx context.Context, n node.Node) (*netpol.Controller, error) {
 	var cluster netpol.Cluster
-	var table netpol.Table
 	err := a.insist(ctx, status.EngineUp, "enforce network policies", func() (err error) {
-		if cluster, err = netpol.Connect(a.host.path(kubeadm.AdminConf)); err != nil {
-			return err
-		}
-		table, err = netpol.OpenTable()
+		cluster, err = netpol.Connect(a.host.path(kubeadm.AdminConf))
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return netpol.Run(ctx, cluster, n.Name, a.host.path(netpol.RecordsDir), table.Load, a.log), nil
+	return netpol.Run(ctx, cluster, n.Name, a.host.path(netpol.RecordsDir), a.host.Enforce, a.log), nil
 }
 
 // policyHealth shows the policies among the components: without them nothing

@@ -30,7 +30,8 @@ type site struct {
 	pods    map[string]string // namespace by pod
 	ip      map[string]netip.Addr
 	cni     map[string]any
-	outside string // a machine beyond the node, nodeIP is what it sees of it
+	outside string // a machine beyond the node, which knows it as nodeIP
+	table   Table
 }
 
 const (
@@ -229,13 +230,7 @@ func (s *site) load(state State) {
 	s.t.Helper()
 	r, err := Compile(state)
 	if err == nil {
-		err = inside(s.node, func() error {
-			table, err := OpenTable()
-			if err != nil {
-				return err
-			}
-			return table.Load(context.Background(), r)
-		})
+		err = inside(s.node, func() error { return s.table.Load(context.Background(), r) })
 	}
 	if err != nil {
 		s.t.Fatal(err)

@@ -79,21 +79,18 @@ func logged(what string) string {
 	return fmt.Sprintf("limit rate 1/second burst 5 packets log prefix \"holdfast: refused %s: \" level info", what)
 }
 
-// Table is the kernel's table of rules.
+// Table is the kernel's table of rules, loaded with the program nft. The zero
+// value is ready; it is for one caller at a time.
 type Table struct{ nft knftables.Interface }
-
-// OpenTable finds the program nft, and tries whether it may be used.
-func OpenTable() (Table, error) {
-	nft, err := knftables.New(knftables.InetFamily, TableName)
-	if err != nil {
-		return Table{}, fmt.Errorf("cannot use nftables: %w", err)
-	}
-	return Table{nft}, nil
-}
 
 // Load replaces all rules by r at once: each packet meets the old ones or the
 // new ones. After an error the old ones stand.
-func (t Table) Load(ctx context.Context, r Rules) error {
+func (t *Table) Load(ctx context.Context, r Rules) (err error) {
+	if t.nft == nil {
+		if t.nft, err = knftables.New(knftables.InetFamily, TableName); err != nil {
+			return fmt.Errorf("cannot use nftables: %w", err)
+		}
+	}
 	old, err := t.nft.ListAll(ctx)
 	if err != nil && !knftables.IsNotFound(err) {
 		return fmt.Errorf("cannot list the rules of policies: %w", err)
