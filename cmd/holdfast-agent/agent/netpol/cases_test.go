@@ -206,6 +206,10 @@ var cases = []struct {
 		func(c conn) bool { return c.from != "x/a" || one(c.to, "x/c", "y/a", "y/b", "y/c") }},
 	{"from a block", map[string]string{"x/p": "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.244.0.8/30}}]}]}"}, nil,
 		func(c conn) bool { return !in(c.to, "x") || in(c.from, "z") }},
+	{"from everywhere on any port, by a long name", map[string]string{"x/0." + strings.Repeat("a", 251): "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 0.0.0.0/0}}], ports: [{port: 1, endPort: 65535}]}]}"}, nil,
+		func(c conn) bool { return !in(c.to, "x") || c.protocol == tcp }},
+	{"a block as old API servers took it", map[string]string{"x/p": "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 010.244.000.8/30}}]}]}"}, nil,
+		func(c conn) bool { return !in(c.to, "x") || in(c.from, "z") }},
 	{"no pod has an address of IPv6", map[string]string{"x/p": "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: '::/0'}}]}]}"}, nil,
 		func(c conn) bool { return !in(c.to, "x") }},
 

@@ -3,6 +3,7 @@ package netpol
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"reflect"
 	"sync"
@@ -37,6 +38,7 @@ type Controller struct {
 
 	last   Rules     // in force
 	loaded time.Time // zero: none are
+	told   string    // of policies that cannot be used
 
 	mu  sync.Mutex
 	err error
@@ -142,8 +144,9 @@ func (k *Controller) look(ctx context.Context) error {
 		return err
 	}
 	rules, err := Compile(state(objects, records, k.node))
-	if err != nil {
-		return err
+	if msg := fmt.Sprint(err); err != nil && msg != k.told {
+		k.log.Error("policies that cannot be used allow nothing", "error", err)
+		k.told = msg
 	}
 	if !k.loaded.IsZero() && time.Since(k.loaded) < again && reflect.DeepEqual(rules, k.last) {
 		return nil

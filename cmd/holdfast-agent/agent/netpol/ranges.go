@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	netutils "k8s.io/utils/net"
 )
 
 // Range is the IPv4 addresses from First to Last, both included.
@@ -33,15 +35,17 @@ func address(n uint64) netip.Addr {
 
 // block reads a CIDR; ok is false for one of IPv6, which no pod has.
 func block(cidr string) (s span, ok bool, err error) {
-	p, err := netip.ParsePrefix(cidr)
+	_, n, err := netutils.ParseCIDRSloppy(cidr) // as the API server reads it
 	if err != nil {
 		return s, false, fmt.Errorf("cannot read ipBlock %q: %w", cidr, err)
 	}
-	if !p.Addr().Is4() {
+	ip := n.IP.To4()
+	if ip == nil {
 		return s, false, nil
 	}
-	from := number(p.Masked().Addr())
-	return span{from, from + 1<<(32-p.Bits())}, true, nil
+	ones, bits := n.Mask.Size()
+	from := number(netip.AddrFrom4([4]byte(ip)))
+	return span{from, from + 1<<(bits-ones)}, true, nil
 }
 
 // cut returns what is left of s without the others.

@@ -76,7 +76,9 @@ type Ports struct {
 	Named    []netip.AddrPort // ports that a name stands for, which differ by pod
 }
 
-// Compile works out what s allows. It fails for what no API server accepts.
+// Compile works out what s allows. Its error names policies that cannot be used,
+// which no API server accepts: the rules isolate the pods that these select all
+// the same, and allow nothing for what cannot be read.
 func Compile(s State) (Rules, error) {
 	s.Pods = slices.Clone(s.Pods)
 	slices.SortFunc(s.Pods, func(a, b Pod) int {
@@ -105,7 +107,7 @@ func Compile(s State) (Rules, error) {
 func (r *Rules) add(s State, np *networkingv1.NetworkPolicy) error {
 	sel, err := metav1.LabelSelectorAsSelector(&np.Spec.PodSelector)
 	if err != nil {
-		return err
+		sel = labels.Everything()
 	}
 	var selected []int
 	for i, p := range r.Pods {
@@ -114,7 +116,7 @@ func (r *Rules) add(s State, np *networkingv1.NetworkPolicy) error {
 		}
 	}
 	if len(selected) == 0 {
-		return nil
+		return err
 	}
 	for _, d := range directions(np.Spec) {
 		p := Policy{Namespace: np.Namespace, Name: np.Name, Direction: d}

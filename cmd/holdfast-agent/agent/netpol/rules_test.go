@@ -12,6 +12,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	netutils "k8s.io/utils/net"
 )
 
 // passes says what r makes of an attempt, as the kernel would.
@@ -137,7 +138,8 @@ func selects(sel *metav1.LabelSelector, labels map[string]string) bool {
 func peersMatch(s State, namespace string, peers []networkingv1.NetworkPolicyPeer, other Pod) bool {
 	return len(peers) == 0 || slices.ContainsFunc(peers, func(p networkingv1.NetworkPolicyPeer) bool {
 		if b := p.IPBlock; b != nil {
-			return netip.MustParsePrefix(b.CIDR).Contains(other.IP) &&
+			_, whole, err := netutils.ParseCIDRSloppy(b.CIDR)
+			return err == nil && whole.Contains(other.IP.AsSlice()) &&
 				!slices.ContainsFunc(b.Except, func(e string) bool { return netip.MustParsePrefix(e).Contains(other.IP) })
 		}
 		if p.NamespaceSelector == nil && other.Namespace != namespace {
@@ -266,7 +268,8 @@ func randomPolicies(rnd *rand.Rand) []*networkingv1.NetworkPolicy {
 	return out
 }
 
-// What no API server accepts is an error, with the policy's name.
+// What no API server accepts is an error with the policy's name, allows nothing,
+// and does not keep other policies from being used.
 func TestUnusable(t *testing.T) {
 	for _, spec := range []string{
 		"{podSelector: {}, ingress: [{from: [{}]}]}",
@@ -279,8 +282,12 @@ func TestUnusable(t *testing.T) {
 	} {
 		s := world()
 		s.Policies = policies(t, map[string]string{"x/bad": spec, "y/good": denyIngress})
-		if _, err := Compile(s); err == nil || !strings.Contains(err.Error(), "x/bad") {
+		r, err := Compile(s)
+		if err == nil || !strings.Contains(err.Error(), "x/bad") {
 			t.Errorf("%s: %v", spec, err)
+		}
+		if (passes(r, s.ip("z/a"), s.ip("x/a"), tcp, 80) && passes(r, s.ip("x/a"), s.ip("z/a"), tcp, 80)) || passes(r, s.ip("z/a"), s.ip("y/a"), tcp, 80) {
+			t.Errorf("%s: allows %+v", spec, r)
 		}
 	}
 }
