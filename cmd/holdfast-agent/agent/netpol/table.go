@@ -104,8 +104,8 @@ func (t *Table) Load(ctx context.Context, r Rules) (err error) {
 	return nil
 }
 
-// clearTable empties the table but for its base chains: taking those away and
-// adding them again would let a packet through in between.
+// clearTable empties the table but for its base chains. Were these replaced, a
+// packet could meet the new one before its rules count, and the old one after.
 func clearTable(tx *knftables.Transaction, old map[string][]string) {
 	tx.Add(&knftables.Table{})
 	base := map[string]bool{}
