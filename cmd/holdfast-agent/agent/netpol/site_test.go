@@ -186,7 +186,7 @@ func (s *site) serve(ns string) {
 	}
 }
 
-const patience = 2 * time.Second
+const patience = 5 * time.Second
 
 // dial connects from a namespace; the connection has a deadline.
 func dial(ns, network, to string) (c net.Conn, err error) {
