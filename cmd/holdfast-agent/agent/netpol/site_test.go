@@ -36,7 +36,6 @@ type site struct {
 
 const (
 	subnet    = "10.244.0.0/24"
-	gateway   = "10.244.0.1"
 	nodeIP    = "192.0.2.1"
 	outsideIP = "192.0.2.2"
 	cniBin    = "/usr/lib/cni"
