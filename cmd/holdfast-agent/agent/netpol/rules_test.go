@@ -172,7 +172,7 @@ func portsMatch(ports []networkingv1.NetworkPolicyPort, to Pod, k conn) bool {
 
 // random policies mean to Compile what they mean to the oracle.
 func TestRandom(t *testing.T) {
-	n := 2000
+	n := 500
 	if testing.Short() {
 		n = 100
 	}
