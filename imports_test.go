@@ -82,6 +82,7 @@ func TestOnlyOriginsDial(t *testing.T) {
 		"cmd/holdfast-agent/agent/apply client-go":                                     "the API server of its own node or site",
 		"cmd/holdfast-agent/agent/images google.golang.org/grpc":                       "containerd, on a socket of this machine",
 		"cmd/holdfast-agent/agent/images google.golang.org/grpc/credentials/insecure":  "containerd, on a socket of this machine",
+		"cmd/holdfast-agent/agent/netpol client-go":                                    "the API server of its own node",
 		"cmd/holdfast/cli net/http":                                                    "makes the client that the origins use",
 		"cmd/holdfast/cli http.Client":                                                 "makes the client that the origins use",
 		"cmd/holdfast/cli http.Transport":                                              "makes the client that the origins use",

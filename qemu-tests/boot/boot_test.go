@@ -62,6 +62,7 @@ func TestBootReadme(t *testing.T) {
 
 	t.Run("Console", func(t *testing.T) { consoleSays(t, vm) })
 	t.Run("Versions", func(t *testing.T) { versions(t, site) })
+	t.Run("Policies", func(t *testing.T) { policiesHold(t, site) })
 	t.Run("BuildAgain", func(t *testing.T) { buildAgain(t, site) })
 	t.Run("Database", func(t *testing.T) {
 		psql(t, site, "create table kept (word text); insert into kept values ('holdfast')")

@@ -27,6 +27,7 @@ import (
 	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/apply"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/netpol"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
 	"holdfast.dev/holdfast/image/disk"
 	"holdfast.dev/holdfast/signing"
@@ -116,7 +117,8 @@ func newBox(t *testing.T) *box {
 			return nil
 		},
 		// A minute of the test is a hundredth of a second.
-		Pull: func(context.Context, []string, func(string)) error { return nil },
+		Pull:    func(context.Context, []string, func(string)) error { return nil },
+		Enforce: func(context.Context, netpol.Rules) error { return nil },
 		Sleep: func(ctx context.Context, d time.Duration) error {
 			b.mu.Lock()
 			if d < time.Minute { // not that of the clock's keeper
@@ -545,7 +547,7 @@ func TestRealServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.kubeadm = func([]string) error { b.write("etc/kubernetes/admin.conf", string(real)); return nil }
-	b.start("healthy: release demo 7, node node1, 1 components")
+	b.start("healthy: release demo 7, node node1, 2 components")
 	t.Log("\n" + b.said() + b.read("run/holdfast/status.json"))
 }
 

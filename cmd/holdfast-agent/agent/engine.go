@@ -11,6 +11,7 @@ import (
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/apply"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/containerd"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/kubeadm"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/netpol"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
 )
@@ -57,9 +58,9 @@ const (
 	podNetwork       = containerd.CNIConf + "/10-holdfast.conflist" // on /var
 )
 
-// openPodNetwork lets pods onto the network when service addresses work, and
-// waits until the node is ready.
-func (a *agent) openPodNetwork(ctx context.Context, r *apply.Reconciler, c *apply.Cluster, n node.Node) error {
+// openPodNetwork lets pods onto the network when service addresses work and
+// policies are in force, and waits until the node is ready.
+func (a *agent) openPodNetwork(ctx context.Context, r *apply.Reconciler, c *apply.Cluster, n node.Node, p *netpol.Controller) error {
 	err := a.await(ctx, "component "+serviceProxy, func() error {
 		for _, h := range r.Tick(ctx) {
 			if h.Name == serviceProxy && !h.Healthy {
@@ -71,7 +72,14 @@ func (a *agent) openPodNetwork(ctx context.Context, r *apply.Reconciler, c *appl
 	if err != nil {
 		return err
 	}
+	if err := a.await(ctx, "network policies", p.Err); err != nil {
+		return err
+	}
 	err = a.insist(ctx, status.EngineUp, "open the pod network", func() error {
+		// What is sent to a pod that is gone must not leave the node.
+		if err := a.exec(ctx, "/usr/bin/ip", "route", "replace", "unreachable", kubeadm.PodSubnet); err != nil {
+			return err
+		}
 		return a.writeFiles(map[string][]byte{podNetwork: containerd.CNI(kubeadm.NodeSubnet)})
 	})
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/containerd"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/images"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/netpol"
 )
 
 // Host is the machine below the agent: where its files are, and what it can do
@@ -38,6 +39,8 @@ type Host struct {
 	Run func(ctx context.Context, line func(string), name string, arg ...string) error
 	// Pull makes containerd have images, and tells which it had to pull.
 	Pull func(ctx context.Context, refs []string, told func(ref string)) error
+	// Enforce replaces the rules that network policies ask for.
+	Enforce func(ctx context.Context, r netpol.Rules) error
 	// Sleep waits; it returns ctx's error if that ends first.
 	Sleep func(ctx context.Context, d time.Duration) error
 }
@@ -60,7 +63,8 @@ func Machine(root string, random io.Reader, getenv func(string) string) Host {
 		Pull: func(ctx context.Context, refs []string, told func(string)) error {
 			return images.Pull(ctx, containerd.Socket, refs, told)
 		},
-		Sleep: sleep,
+		Enforce: new(netpol.Table).Load,
+		Sleep:   sleep,
 	}
 }
 

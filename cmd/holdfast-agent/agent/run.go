@@ -93,10 +93,14 @@ func (a *agent) bringUp(ctx context.Context, u *updates) error {
 	if err != nil {
 		return err
 	}
-	if err := a.openPodNetwork(ctx, r, c, n); err != nil {
+	p, err := a.startPolicies(ctx, n)
+	if err != nil {
 		return err
 	}
-	return a.platform(ctx, u, r, n, c)
+	if err := a.openPodNetwork(ctx, r, c, n, p); err != nil {
+		return err
+	}
+	return a.platform(ctx, u, r, n, c, p)
 }
 
 // appliance is a node without Kubernetes: it is healthy once it is up.

@@ -84,19 +84,16 @@ func Registry(image string) string {
 	return host
 }
 
-// CNI is the network of the pods of one node, which have subnet.
+// CNI is the network of the pods of one node, which have subnet. Each pod has a
+// link of its own to the node, which routes: with pods on one bridge, a pod
+// could answer for another's address, and policies go by addresses.
 func CNI(subnet string) []byte {
 	type m = map[string]any
 	b, err := json.MarshalIndent(m{
 		"cniVersion": "1.0.0",
 		"name":       "holdfast",
 		"plugins": []m{{
-			"type":             "bridge",
-			"bridge":           "cni0",
-			"isGateway":        true,
-			"isDefaultGateway": true,
-			// A pod may reach itself through its own service.
-			"hairpinMode": true,
+			"type": "ptp",
 			// Pods keep their own address: what leaves the node goes through a
 			// service of the platform, and whoever looks at the wire or at a
 			// policy's log sees which pod it was.
@@ -104,6 +101,7 @@ func CNI(subnet string) []byte {
 			"ipam": m{
 				"type":    "host-local",
 				"ranges":  [][]m{{{"subnet": subnet}}},
+				"routes":  []m{{"dst": "0.0.0.0/0"}},
 				"dataDir": "/var/lib/cni/networks",
 			},
 		}},

@@ -1,0 +1,129 @@
+package netpol
+
+import (
+	"encoding/json"
+	"net/netip"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"holdfast.dev/holdfast/bundles/catalog"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/apply"
+)
+
+// platform is a site with all components of the catalog, and two pods beside: a
+// user's, and one of another component.
+func platform(t *testing.T) State {
+	t.Helper()
+	s := State{Namespaces: map[string]map[string]string{
+		"kube-system": {}, "users": {}, "another": {"holdfast.dev/platform": "true"},
+	}}
+	add := func(namespace, name string, p corev1.PodTemplateSpec) {
+		if p.Spec.HostNetwork {
+			return
+		}
+		var ports []corev1.ContainerPort
+		for _, c := range p.Spec.Containers {
+			ports = append(ports, c.Ports...)
+		}
+		s.Pods = append(s.Pods, Pod{Namespace: namespace, Name: name, Labels: p.Labels, Ports: ports, Here: true,
+			IP: netip.AddrFrom4([4]byte{10, 244, 0, byte(10 + len(s.Pods))})})
+	}
+	add("users", "app", corev1.PodTemplateSpec{})
+	add("another", "component", corev1.PodTemplateSpec{})
+	all, err := catalog.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range all {
+		for _, f := range c.Manifests {
+			objs, err := apply.Parse(f.Data)
+			if err != nil {
+				t.Fatalf("%s: %v", f.Name, err)
+			}
+			for _, u := range objs {
+				var o struct {
+					metav1.ObjectMeta `json:"metadata"`
+					Spec              struct{ Template corev1.PodTemplateSpec }
+				}
+				decode := func(into any) {
+					b, err := u.MarshalJSON()
+					if err == nil {
+						err = json.Unmarshal(b, into)
+					}
+					if err != nil {
+						t.Fatalf("%s: %s: %v", f.Name, u.GetName(), err)
+					}
+				}
+				switch u.GetKind() {
+				case "NetworkPolicy":
+					np := &networkingv1.NetworkPolicy{}
+					decode(np)
+					s.Policies = append(s.Policies, np)
+				case "Namespace":
+					s.Namespaces[u.GetName()] = u.GetLabels()
+				case "Deployment", "StatefulSet", "DaemonSet":
+					decode(&o)
+					add(o.Namespace, o.Name, o.Spec.Template)
+				}
+			}
+		}
+	}
+	return s
+}
+
+// The platform's own policies open the ways that it needs, and no others.
+func TestPlatform(t *testing.T) {
+	s := platform(t)
+	r, err := Compile(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range r.Pods {
+		if p.Namespace != "users" && p.Namespace != "another" && (r.Ingress[i] == nil || r.Egress[i] == nil) {
+			t.Errorf("no policy denies what is not needed by %s", p)
+		}
+	}
+	const node, outside = "192.0.2.1", "198.51.100.1"
+	addr := func(who string) netip.Addr {
+		if a, err := netip.ParseAddr(who); err == nil {
+			return a
+		}
+		return s.ip(who)
+	}
+	const dns, storage, db = "kube-system/coredns", "local-path-storage/local-path-provisioner", "postgresql/postgresql"
+	for _, c := range []struct {
+		from, to string
+		protocol corev1.Protocol
+		port     uint16
+		want     bool
+	}{
+		{"users/app", dns, udp, 1053, true},
+		{"users/app", dns, tcp, 1053, true},
+		{db, dns, udp, 1053, false}, // it needs no names
+		{"users/app", dns, tcp, 9153, false},
+		{"another/component", dns, tcp, 9153, true},
+		{"users/app", dns, tcp, 8080, false},
+		{dns, node, tcp, 6443, true},
+		{dns, node, tcp, 10250, false},
+		{dns, "users/app", tcp, 6443, false},
+		{dns, outside, udp, 53, false},
+
+		{storage, node, tcp, 6443, true},
+		{storage, node, tcp, 443, false},
+		{storage, db, tcp, 5432, false},
+		{"another/component", storage, tcp, 80, false},
+
+		{"another/component", db, tcp, 5432, true},
+		{"users/app", db, tcp, 5432, false},
+		{"another/component", db, tcp, 22, false},
+		{db, node, tcp, 6443, false},
+		{db, outside, tcp, 443, false},
+	} {
+		if got := passes(r, addr(c.from), addr(c.to), c.protocol, c.port); got != c.want {
+			t.Errorf("%s -> %s %s/%d: %v", c.from, c.to, c.protocol, c.port, got)
+		}
+	}
+}
