@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
@@ -225,7 +226,7 @@ func FuzzParseManifest(f *testing.F) {
 func TestStatement(t *testing.T) {
 	a, b := newKey(t), newKey(t)
 	p := policy(t, "secret", 2, a, b)
-	st := signing.Statement{Name: "demo", Release: 3, Zone: "secret", File: "demo-3.raw", Digest: digest, Size: 1 << 40, Index: other}
+	st := signing.Statement{Name: "demo", Release: 3, Zone: "secret", File: "demo-3.raw", Digest: digest, Size: 1 << 40, Index: other, Pieces: signing.Pieces{Size: 1 << 18, Digest: other}}
 	one, err := signing.SignStatement(st, a)
 	if err != nil {
 		t.Fatal(err)
@@ -251,9 +252,37 @@ func TestStatement(t *testing.T) {
 			t.Errorf("byte %d changed and not noticed", i)
 		}
 	}
-	st.File = "../demo-3.raw"
-	if _, err := signing.SignStatement(st, a); err == nil {
-		t.Error("a path as file name was signed")
+	for what, change := range map[string]func(*signing.Statement){
+		"a path as file name":                   func(s *signing.Statement) { s.File = "../demo-3.raw" },
+		"a digest of pieces without their size": func(s *signing.Statement) { s.Pieces.Size = 0 },
+		"a size of pieces without their digest": func(s *signing.Statement) { s.Pieces.Digest = "" },
+	} {
+		bad := st
+		change(&bad)
+		if _, err := signing.SignStatement(bad, a); err == nil {
+			t.Error(what, "was signed")
+		}
+	}
+}
+
+// What is signed is written down in docs/bundle-format.md, and without a digest
+// of pieces as it was before there was one.
+func TestStatementPayload(t *testing.T) {
+	st := signing.Statement{Name: "demo", Release: 3, Zone: "secret", File: "demo-3.raw", Digest: digest, Size: 1 << 40, Index: other}
+	old := `{"name":"demo","release":3,"zone":"secret","file":"demo-3.raw","digest":"` + digest + `","size":1099511627776,"index":"` + other + `"`
+	for want, pieces := range map[string]signing.Pieces{
+		old + "}": {},
+		old + `,"pieces":{"size":262144,"digest":"` + other + `"}}`: {Size: 262144, Digest: other},
+	} {
+		st.Pieces = pieces
+		signed, err := signing.SignStatement(st, newKey(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var e struct{ Payload []byte }
+		if err := json.Unmarshal(signed, &e); err != nil || string(e.Payload) != want {
+			t.Errorf("%v: %s, want %s", err, e.Payload, want)
+		}
 	}
 }
 

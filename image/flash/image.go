@@ -8,25 +8,30 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"holdfast.dev/holdfast/airgap/store"
 )
 
+// PieceSize is the size in bytes of the pieces of which Image.Pieces is made.
+const PieceSize = 256 << 10
+
 const (
-	chunkSize = 256 << 10 // what is told apart as data or zeros, and compared
+	chunkSize = PieceSize // what is told apart as data or zeros, and compared
 	blockSize = 4 << 20   // what is read or written at once
 	edge      = 1 << 20   // what is wiped at both ends of a device
 	maxImage  = 1 << 40
 	minHole   = 4 // chunks of zeros that are worth a discard; fewer are written
 )
 
-// Image is an image file that was read once: the digest of the whole, and what
-// later readings of its chunks must give.
+// Image is an image file that was read once: what identifies it, and what later
+// readings of its chunks must give.
 type Image struct {
-	store.Content
+	Size   int64
+	Pieces store.Digest // of the digests of its pieces, as signing.Pieces says
+	Whole  store.Digest // of the file, if it was asked for
 
 	path   string
 	head   []byte // the first edge bytes, which are written last
@@ -41,9 +46,11 @@ type chunk struct {
 // Report is called with the bytes done of total.
 type Report func(done, total int64)
 
-// ReadImage reads an image file, of which holes are known to be zeros. Whether
-// the image may be used is for the caller to decide, by its Digest and Size.
-func ReadImage(ctx context.Context, path string, report Report) (*Image, error) {
+// ReadImage reads an image file, of which holes are known to be zeros. The
+// digest of the whole takes several times as long for an image with many holes,
+// as their zeros count in it. Whether the image may be used is for the caller
+// to decide, by size and digest.
+func ReadImage(ctx context.Context, path string, whole bool, report Report) (*Image, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read image: %w", err)
@@ -57,17 +64,28 @@ func ReadImage(ctx context.Context, path string, report Report) (*Image, error) 
 	if !fi.Mode().IsRegular() || size < edge || size%sectorSize != 0 || size > maxImage {
 		return nil, fmt.Errorf("cannot read image: %s is no disk image: %d bytes", path, size)
 	}
-	im := &Image{path: path, chunks: make([]chunk, (size+chunkSize-1)/chunkSize)}
-	im.Size = size
-	if err := im.read(ctx, f, report); err != nil {
+	im := &Image{Size: size, path: path, chunks: make([]chunk, (size+chunkSize-1)/chunkSize)}
+	read := im.read
+	if whole {
+		read = im.readWhole
+	}
+	if err := read(ctx, f, report); err != nil {
 		return nil, fmt.Errorf("cannot read image %s: %w", path, err)
 	}
+	im.Pieces = im.digest()
 	return im, nil
 }
 
-// read takes the whole's digest and those of the chunks from the same bytes in
-// memory, so that what is true of the whole is true of them.
+// read takes the chunks' digests.
 func (im *Image) read(ctx context.Context, f *os.File, report Report) error {
+	p := startReading(ctx, f, im.blocks(f))
+	defer p.stop()
+	return p.each(im.Size, report, im.take)
+}
+
+// readWhole takes the digests of the whole and of the chunks from the same
+// bytes in memory.
+func (im *Image) readWhole(ctx context.Context, f *os.File, report Report) error {
 	whole := sha256.New()
 	zeros := make([]byte, blockSize)
 	p := startReading(ctx, f, im.blocks(f))
@@ -82,16 +100,11 @@ func (im *Image) read(ctx context.Context, f *os.File, report Report) error {
 	}
 	for b := range p.full {
 		skip(b.at)
-		var g errgroup.Group
-		g.Go(func() error { im.addChunks(b.at, b.data); return nil })
+		var g sync.WaitGroup
+		g.Go(func() { im.take(b) })
 		whole.Write(b.data)
-		if err := g.Wait(); err != nil {
-			return err
-		}
+		g.Wait()
 		at = b.at + int64(len(b.data))
-		if b.at == 0 {
-			im.head = bytes.Clone(b.data[:edge])
-		}
 		p.free <- b.data
 		if report != nil {
 			report(at, im.Size)
@@ -101,8 +114,34 @@ func (im *Image) read(ctx context.Context, f *os.File, report Report) error {
 		return err
 	}
 	skip(im.Size)
-	im.Digest = store.SHA256(whole.Sum(nil))
+	im.Whole = store.SHA256(whole.Sum(nil))
 	return nil
+}
+
+// digest is that of the chunks' digests.
+func (im *Image) digest() store.Digest {
+	all, zeros := sha256.New(), make([]byte, chunkSize)
+	zero := sha256.Sum256(zeros)
+	for i, c := range im.chunks {
+		switch n := min(chunkSize, im.Size-int64(i)*chunkSize); {
+		case c.data:
+			all.Write(c.sum[:])
+		case n < chunkSize:
+			last := sha256.Sum256(zeros[:n])
+			all.Write(last[:])
+		default:
+			all.Write(zero[:])
+		}
+	}
+	return store.SHA256(all.Sum(nil))
+}
+
+// take takes what is needed of a block of the image.
+func (im *Image) take(b block) {
+	im.addChunks(b.at, b.data)
+	if b.at == 0 {
+		im.head = bytes.Clone(b.data[:edge])
+	}
 }
 
 func (im *Image) addChunks(at int64, data []byte) {
@@ -246,6 +285,30 @@ func startReading(ctx context.Context, r io.ReaderAt, spans func(yield func(span
 		}
 	}()
 	return p
+}
+
+// each calls f for all blocks, two at a time: reading is faster than one core's
+// SHA-256. It reports how far of size it came.
+func (p *pipe) each(size int64, report Report, f func(block)) error {
+	var mu sync.Mutex
+	done := int64(0)
+	var g sync.WaitGroup
+	for range 2 {
+		g.Go(func() {
+			for b := range p.full {
+				f(b)
+				mu.Lock()
+				done = max(done, b.at+int64(len(b.data)))
+				if report != nil {
+					report(done, size)
+				}
+				mu.Unlock()
+				p.free <- b.data
+			}
+		})
+	}
+	g.Wait()
+	return p.err()
 }
 
 // readFull reads all of b; an end before is an error.

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -281,7 +280,7 @@ func (w *writer) compare(ctx context.Context, spans []span, report Report) (stal
 	p := startReading(ctx, w.dev, pieces(spans))
 	defer p.stop()
 	var mu sync.Mutex
-	first, bad, done := int64(-1), int64(0), int64(0)
+	first, bad := int64(-1), int64(0)
 	wrong := func(at int64, data bool) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -294,23 +293,8 @@ func (w *writer) compare(ctx context.Context, spans []span, report Report) (stal
 			first = at
 		}
 	}
-	var g errgroup.Group
-	for range 2 { // reading is faster than one core's SHA-256
-		g.Go(func() error {
-			for b := range p.full {
-				w.im.mismatch(b.at, b.data, wrong)
-				mu.Lock()
-				done = max(done, b.at+int64(len(b.data)))
-				if report != nil {
-					report(done, w.im.Size)
-				}
-				mu.Unlock()
-				p.free <- b.data
-			}
-			return nil
-		})
-	}
-	if err := errors.Join(g.Wait(), p.err()); err != nil {
+	err = p.each(w.im.Size, report, func(b block) { w.im.mismatch(b.at, b.data, wrong) })
+	if err != nil {
 		return nil, err
 	}
 	if bad > 0 {

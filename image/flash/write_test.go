@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,7 +46,7 @@ func image(t *testing.T) (name string, content []byte) {
 
 func readImage(t *testing.T, name string) *flash.Image {
 	t.Helper()
-	im, err := flash.ReadImage(t.Context(), name, nil)
+	im, err := flash.ReadImage(t.Context(), name, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,19 +73,33 @@ func readDevice(t *testing.T, dev string) []byte {
 
 func TestReadImage(t *testing.T) {
 	name, content := image(t)
-	im := readImage(t, name)
-	if want := fmt.Sprintf("sha256:%x", sha256.Sum256(content)); string(im.Digest) != want || im.Size != int64(len(content)) {
-		t.Errorf("%s, %d bytes; want %s, %d", im.Digest, im.Size, want, len(content))
+	var pieces []byte
+	for piece := range slices.Chunk(content, flash.PieceSize) {
+		sum := sha256.Sum256(piece)
+		pieces = append(pieces, sum[:]...)
+	}
+	for _, whole := range []bool{false, true} {
+		want := [2]string{fmt.Sprintf("sha256:%x", sha256.Sum256(pieces))}
+		if whole {
+			want[1] = fmt.Sprintf("sha256:%x", sha256.Sum256(content))
+		}
+		im, err := flash.ReadImage(t.Context(), name, whole, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := [2]string{string(im.Pieces), string(im.Whole)}; got != want || im.Size != int64(len(content)) {
+			t.Errorf("%q, %d bytes; want %q, %d", got, im.Size, want, len(content))
+		}
 	}
 	for _, size := range []int64{0, 512, mib + 1} {
 		if err := os.Truncate(name, size); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := flash.ReadImage(t.Context(), name, nil); err == nil {
+		if _, err := flash.ReadImage(t.Context(), name, false, nil); err == nil {
 			t.Errorf("an image of %d bytes is accepted", size)
 		}
 	}
-	if _, err := flash.ReadImage(t.Context(), t.TempDir(), nil); err == nil {
+	if _, err := flash.ReadImage(t.Context(), t.TempDir(), false, nil); err == nil {
 		t.Error("a directory is accepted")
 	}
 }

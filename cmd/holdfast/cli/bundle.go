@@ -45,7 +45,7 @@ release.`,
 				return err
 			}
 			if strings.HasSuffix(args[0], ".raw") {
-				return a.verifyImage(args[0], trust)
+				return a.verifyImage(c.Context(), args[0], trust)
 			}
 			if base != "" {
 				return a.withBundles(c.Context(), trust, base, args[0], true, func(v, _ *bundles.Verified) error { return a.showVerified(args[0], v) })
@@ -158,7 +158,7 @@ func (a *app) showVerified(name string, v *bundles.Verified) error {
 }
 
 // verifyImage checks a raw image against its signed statement.
-func (a *app) verifyImage(name string, trust bundles.Trust) error {
+func (a *app) verifyImage(ctx context.Context, name string, trust bundles.Trust) error {
 	b, err := os.ReadFile(name + ".sig")
 	if err != nil {
 		return fmt.Errorf("cannot read the image's statement: %w\nhint: it is made beside the image, and travels with it", err)
@@ -167,12 +167,12 @@ func (a *app) verifyImage(name string, trust bundles.Trust) error {
 	if err != nil {
 		return fmt.Errorf("cannot verify %s: %w", name, err)
 	}
-	c, err := hashSparse(name)
-	if err != nil {
+	if err := checkSize(name, st); err != nil {
 		return fmt.Errorf("cannot verify %s: %w", name, err)
 	}
-	if string(c.Digest) != st.Digest || c.Size != st.Size {
-		return fmt.Errorf("cannot verify %s: %w: its %d bytes are %s, the statement says %d bytes, %s", name, bundles.ErrRefused, c.Size, c.Digest, st.Size, st.Digest)
+	report := a.progress("verify")
+	if _, err := readImage(ctx, name, st, func(n, total int64) { report(n, total, filepath.Base(name)) }); err != nil {
+		return err
 	}
 	if st.Release < trust.MinRelease {
 		return fmt.Errorf("cannot verify %s: %w: release %d is lower than %d", name, bundles.ErrRefused, st.Release, trust.MinRelease)

@@ -4,10 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -55,16 +57,31 @@ func bundleCmd(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(name), b.Bytes(), 0o644))
 }
 
+// statementCmd signs a file as a raw image; with -old as holdfast did before
+// statements had a digest of pieces.
 func statementCmd(ts *testscript.TestScript, _ bool, args []string) {
+	old := args[0] == "-old"
+	if old {
+		args = args[1:]
+	}
 	site, name := args[0], ts.MkAbs(args[1])
 	b, err := os.ReadFile(name)
 	ts.Check(err)
 	key, err := signing.LoadPrivateKey(ts.MkAbs(filepath.Join(site, "keys", "release.key")))
 	ts.Check(err)
-	signed, err := signing.SignStatement(signing.Statement{
+	st := signing.Statement{
 		Name: "demo", Release: 7, Zone: "official", File: filepath.Base(name),
 		Digest: string(store.FromBytes(b)), Size: int64(len(b)), Index: string(store.FromBytes(nil)),
-	}, key)
+	}
+	if !old {
+		var pieces []byte
+		for piece := range slices.Chunk(b, 256<<10) {
+			sum := sha256.Sum256(piece)
+			pieces = append(pieces, sum[:]...)
+		}
+		st.Pieces = signing.Pieces{Size: 256 << 10, Digest: string(store.FromBytes(pieces))}
+	}
+	signed, err := signing.SignStatement(st, key)
 	ts.Check(err)
 	ts.Check(os.WriteFile(name+".sig", signed, 0o644))
 }

@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 //	expand FILE OTHER              copies a file with the values of variables in it
 //	site DIR                       makes a site that trusts the mirror, with development keys
 //	bundle SITE FILE [RELEASE ZONE]  packs a small release, signed with the site's key
-//	statement SITE FILE            signs FILE as a raw image
+//	statement [-old] SITE FILE     signs FILE as a raw image
 //	flip FILE OFFSET, shorten FILE, extra FILE   spoil a file
 //	spoilstore SITE PACKAGE        changes a byte of a package in the store
 //	jsonlines                      wants one JSON object in each line of the last output

@@ -40,7 +40,7 @@ type flashFlags struct {
 type Receipt struct {
 	Device   flash.Device `json:"device"` // as it was found
 	Image    string       `json:"image"`  // without its directory
-	Digest   store.Digest `json:"digest"`
+	Digest   store.Digest `json:"digest"` // as its statement has it
 	Size     int64        `json:"size"`
 	Name     string       `json:"name"`
 	Release  uint64       `json:"release"`
@@ -122,10 +122,12 @@ func (a *app) flash(ctx context.Context, name, path string, f flashFlags) error 
 	}
 	defer os.Remove(receipt + ".partial")
 	started := a.Now()
-	im, err := a.readImage(ctx, name, st)
+	done, report := a.step("verify image"), a.progress("verify image")
+	im, err := readImage(ctx, name, st, func(n, total int64) { report(n, total, filepath.Base(name)) })
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; nothing was written", err)
 	}
+	done(fmt.Sprintf("release %d of %s for zone %s", st.Release, st.Name, st.Zone))
 	took := a.Now().Sub(started)
 	if err := a.consent(ctx, d, path, st, f.yes); err != nil {
 		return err
@@ -136,7 +138,7 @@ func (a *app) flash(ctx context.Context, name, path string, f flashFlags) error 
 		return err
 	}
 	r := Receipt{
-		Device: d, Image: filepath.Base(name), Digest: im.Digest, Size: im.Size,
+		Device: d, Image: filepath.Base(name), Digest: store.Digest(st.Digest), Size: im.Size,
 		Name: st.Name, Release: st.Release, Zone: st.Zone, Index: st.Index,
 		Result: result, Started: started.UTC(), Seconds: (took + a.Now().Sub(again)).Seconds(), Version: Version,
 	}
@@ -151,7 +153,7 @@ func (a *app) flash(ctx context.Context, name, path string, f flashFlags) error 
 		return nil
 	}
 	a.printf("flashed: %s\n  release %d of %s for zone %s, %s\n  %s written, %s of zeros skipped, all of it read back and right\n  receipt: %s\n",
-		d, st.Release, st.Name, st.Zone, im.Digest, size(result.Written), size(result.Skipped), receipt)
+		d, st.Release, st.Name, st.Zone, st.Digest, size(result.Written), size(result.Skipped), receipt)
 	return nil
 }
 
@@ -179,14 +181,21 @@ func readStatement(name string, trust bundles.Trust) (signing.Statement, signing
 	if st.Release < trust.MinRelease {
 		return fail(fmt.Errorf("%w: release %d is lower than %d", bundles.ErrRefused, st.Release, trust.MinRelease))
 	}
-	fi, err := os.Stat(name)
-	if err != nil {
+	if err := checkSize(name, st); err != nil {
 		return fail(err)
 	}
-	if fi.Size() != st.Size {
-		return fail(fmt.Errorf("%w: it has %d bytes, the statement says %d", bundles.ErrRefused, fi.Size(), st.Size))
-	}
 	return st, keys, nil
+}
+
+func checkSize(name string, st signing.Statement) error {
+	fi, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	if fi.Size() != st.Size {
+		return fmt.Errorf("%w: it has %d bytes, the statement says %d", bundles.ErrRefused, fi.Size(), st.Size)
+	}
+	return nil
 }
 
 // findDevice reports all that speaks against a device at once.
@@ -205,17 +214,21 @@ func (a *app) findDevice(path string, need flash.Need) (flash.Device, error) {
 	return d, errors.Join(errs...)
 }
 
-// readImage reads the image once and compares it with its statement.
-func (a *app) readImage(ctx context.Context, name string, st signing.Statement) (*flash.Image, error) {
-	done, report := a.step("verify image"), a.progress("verify image")
-	im, err := flash.ReadImage(ctx, name, func(n, total int64) { report(n, total, filepath.Base(name)) })
+// readImage reads the image once and compares it with its statement: by the
+// digest of its pieces, or where there is none by that of the whole.
+func readImage(ctx context.Context, name string, st signing.Statement, report flash.Report) (*flash.Image, error) {
+	whole := st.Pieces.Size != flash.PieceSize
+	im, err := flash.ReadImage(ctx, name, whole, report)
 	if err != nil {
-		return nil, fmt.Errorf("%w; nothing was written", err)
+		return nil, err
 	}
-	if string(im.Digest) != st.Digest || im.Size != st.Size {
-		return nil, fmt.Errorf("cannot verify %s: %w: its %d bytes are %s, the statement says %d bytes, %s; nothing was written", name, bundles.ErrRefused, im.Size, im.Digest, st.Size, st.Digest)
+	what, got, want := "digest of pieces", im.Pieces, st.Pieces.Digest
+	if whole {
+		what, got, want = "digest", im.Whole, st.Digest
 	}
-	done(fmt.Sprintf("release %d of %s for zone %s", st.Release, st.Name, st.Zone))
+	if string(got) != want || im.Size != st.Size {
+		return nil, fmt.Errorf("cannot verify %s: %w: it has %d bytes and the %s %s, the statement says %d bytes, %s", name, bundles.ErrRefused, im.Size, what, got, st.Size, want)
+	}
 	return im, nil
 }
 

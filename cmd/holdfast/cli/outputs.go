@@ -16,6 +16,7 @@ import (
 	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/image"
 	"holdfast.dev/holdfast/image/disk"
+	"holdfast.dev/holdfast/image/flash"
 	"holdfast.dev/holdfast/signing"
 )
 
@@ -55,17 +56,18 @@ func (b builder) outputs(ctx context.Context, o image.OS, boot bootParts, rel bu
 	if r, ok := b.current(base, key); ok {
 		return b.show(r, "nothing changed")
 	}
-	raw, bundle, err := b.writeBoth(ctx, base, o, boot, rel, sigs)
+	raw, pieces, bundle, err := b.writeBoth(ctx, base, o, boot, rel, sigs)
 	if err != nil {
 		return err
 	}
-	qcow, err := b.written("write qcow2", base+".qcow2", func(name string) error { return disk.WriteQcow2(name, base+".raw") })
+	qcow, err := b.written("write qcow2", base+".qcow2", func(name string) error { return disk.WriteQcow2(name, base+".raw") }, hashSparse)
 	if err != nil {
 		return err
 	}
 	st := signing.Statement{
 		Name: b.in.site.Name, Release: uint64(b.in.site.Release), Zone: b.in.site.Zone,
 		File: raw.File, Digest: string(raw.Digest), Size: raw.Size, Index: string(rel.Index.Digest),
+		Pieces: pieces,
 	}
 	statement, err := signing.SignStatement(st, b.keys.release)
 	if err != nil {
@@ -100,7 +102,7 @@ func (b builder) outputs(ctx context.Context, o image.OS, boot bootParts, rel bu
 	return b.show(r, "built")
 }
 
-func (b builder) writeBoth(ctx context.Context, base string, o image.OS, boot bootParts, rel bundles.Release, sigs []signing.Signature) (raw, bundle Output, err error) {
+func (b builder) writeBoth(ctx context.Context, base string, o image.OS, boot bootParts, rel bundles.Release, sigs []signing.Signature) (raw Output, pieces signing.Pieces, bundle Output, err error) {
 	bundle, err = b.written("pack bundle", base+".bundle", func(name string) error {
 		f, err := os.Create(name)
 		if err != nil {
@@ -110,32 +112,40 @@ func (b builder) writeBoth(ctx context.Context, base string, o image.OS, boot bo
 		report := b.progress("pack bundle")
 		err = bundles.Pack(ctx, w, b.store, rel, sigs, func(done, total int64) { report(done, total, b.outName()) })
 		return errors.Join(err, w.Flush(), f.Sync(), f.Close())
-	})
+	}, hashSparse)
 	if err != nil {
-		return raw, bundle, err
+		return raw, pieces, bundle, err
 	}
 	seed, err := bundles.SeedTree(b.store, rel, sigs, b.lock.Epoch)
 	if err != nil {
-		return raw, bundle, err
+		return raw, pieces, bundle, err
 	}
 	raw, err = b.written("write disk", base+".raw", func(name string) error {
 		return image.WriteDisk(name, b.store, image.Disk{
 			OS: o, UKI: boot.uki, Loader: boot.loader, Guard: boot.guard, Enrolment: b.keys.enrolment, Seed: seed,
 			Index: rel.Index.Digest, Release: b.in.site.Release, Epoch: b.lock.Epoch,
 		})
+	}, func(name string) (store.Content, error) {
+		im, err := flash.ReadImage(ctx, name, true, nil)
+		if err != nil {
+			return store.Content{}, err
+		}
+		pieces = signing.Pieces{Size: flash.PieceSize, Digest: string(im.Pieces)}
+		return store.Content{Digest: im.Whole, Size: im.Size}, nil
 	})
-	return raw, bundle, err
+	return raw, pieces, bundle, err
 }
 
-// written makes an output under a temporary name and moves it into place.
-func (b builder) written(step, name string, write func(string) error) (Output, error) {
+// written makes an output under a temporary name, takes its digest and moves it
+// into place.
+func (b builder) written(step, name string, write func(string) error, digest func(string) (store.Content, error)) (Output, error) {
 	done := b.step(step)
 	tmp := name + ".partial"
 	defer os.Remove(tmp)
 	if err := write(tmp); err != nil {
 		return Output{}, fmt.Errorf("cannot write %s: %w", name, err)
 	}
-	c, err := hashSparse(tmp)
+	c, err := digest(tmp)
 	if err != nil {
 		return Output{}, fmt.Errorf("cannot read back %s: %w", name, err)
 	}
