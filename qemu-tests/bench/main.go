@@ -1,8 +1,10 @@
-// Command bench measures holdfast against the tools that do the like, all in
-// one run, and writes the table into docs/performance.md. Its figures are for
-// reading; no test depends on them.
+// Command bench measures holdfast against the tools that do the like, and
+// writes the tables into docs/performance.md: one for each part, with the
+// commit and the day it was measured at. Its figures are for reading; no test
+// depends on them.
 //
-//	go run ./qemu-tests/bench        (what "make bench" does, after building)
+//	go run ./qemu-tests/bench               all parts (what "make bench" does, after building)
+//	go run ./qemu-tests/bench -only flash   some of them; the others' tables stay
 //
 // It uses the cache of whoever runs it, and some 8 GiB in the temporary
 // directory. Nothing else should run meanwhile.
@@ -10,10 +12,12 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -25,13 +29,25 @@ import (
 )
 
 func main() {
-	if err := bench(context.Background()); err != nil {
+	only := flag.String("only", strings.Join(parts[:], ","), "parts to measure, with commas between")
+	flag.Parse()
+	if err := bench(context.Background(), strings.Split(*only, ",")); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func bench(ctx context.Context) error {
+// parts are what can be measured, in order.
+var parts = [...]string{"root", "build", "verify", "flash", "collect", "boots"}
+
+const results = "docs/performance.md"
+
+func bench(ctx context.Context, only []string) error {
+	for _, name := range only {
+		if !slices.Contains(parts[:], name) {
+			return fmt.Errorf("there is no part %q; there are %s", name, strings.Join(parts[:], ", "))
+		}
+	}
 	program, err := filepath.Abs("bin/holdfast")
 	if err != nil {
 		return err
@@ -42,14 +58,28 @@ func bench(ctx context.Context) error {
 	}
 	defer os.RemoveAll(dir)
 	b := bencher{program: program, dir: dir, site: filepath.Join(dir, "bench")}
-	var t table
-	for _, measure := range []func(context.Context, *table) error{b.prepare, b.root, b.builds, b.verify, b.flashes, b.registry} {
-		if err := measure(ctx, &t); err != nil {
+	measures := map[string]func(context.Context, *table) error{"root": b.root, "build": b.builds, "verify": b.verify, "flash": b.flashes, "collect": b.registry, "boots": boots}
+	where := surroundings()
+	prepared := false
+	for _, name := range parts {
+		if !slices.Contains(only, name) {
+			continue
+		}
+		if !prepared && name != "boots" {
+			if err := b.prepare(); err != nil {
+				return err
+			}
+			prepared = true
+		}
+		var t table
+		if err := measures[name](ctx, &t); err != nil {
+			return err
+		}
+		if err := t.write(results, name, where); err != nil {
 			return err
 		}
 	}
-	boots(&t)
-	return t.write("docs/performance.md")
+	return nil
 }
 
 // bencher is where things are.
@@ -89,7 +119,7 @@ func (b bencher) holdfast(env []string, args ...string) (used, string, error) {
 }
 
 // prepare makes a site and builds it, so that all is compiled.
-func (b bencher) prepare(context.Context, *table) error {
+func (b bencher) prepare() error {
 	if _, _, err := run(nil, b.program, "init", b.site); err != nil {
 		return err
 	}

@@ -15,10 +15,10 @@ import (
 	"holdfast.dev/holdfast/qemu-tests/lab"
 )
 
-// table is what was measured.
+// table is what was measured of one part.
 type table struct {
-	rows  [][4]string
-	boots string
+	rows [][4]string
+	text string // instead of rows
 }
 
 func (t *table) add(what, holdfast, other, note string) {
@@ -27,10 +27,13 @@ func (t *table) add(what, holdfast, other, note string) {
 }
 
 // boots takes the times that the last boot test left.
-func boots(t *table) {
+func boots(_ context.Context, t *table) error {
 	doc, err := os.ReadFile(".cache/boot.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
-		return
+		return err
 	}
 	type boot struct{ NodeReady, Healthy float64 }
 	var b struct {
@@ -42,11 +45,11 @@ func boots(t *table) {
 			Seconds float64
 		}
 	}
-	if json.Unmarshal(doc, &b) != nil {
-		return
+	if err := json.Unmarshal(doc, &b); err != nil {
+		return err
 	}
 	var s strings.Builder
-	fmt.Fprintf(&s, "\nBoots in the lab with %s (boot test of %s), in seconds after power-on, or after the command to reboot:\n\n", b.Accel, b.Date.Format("2006-01-02"))
+	fmt.Fprintf(&s, "Boots in the lab with %s (boot test of %s), in seconds after power-on, or after the command to reboot:\n\n", b.Accel, b.Date.Format("2006-01-02"))
 	s.WriteString("| boot | node ready | all healthy |\n|---|---|---|\n")
 	fmt.Fprintf(&s, "| first | %.0f (aim: 240) | %.0f (aim: 60 later) |\n", b.First.NodeReady, b.First.Healthy)
 	fmt.Fprintf(&s, "| later | %.0f (aim: 180) | %.0f |\n", b.Later.NodeReady, b.Later.Healthy)
@@ -58,35 +61,35 @@ func boots(t *table) {
 			}
 		}
 	}
-	t.boots = s.String()
+	t.text = s.String()
+	return nil
 }
 
-const (
-	begin = "<!-- measured: begin; \"make bench\" writes what follows -->\n"
-	end   = "<!-- measured: end -->\n"
-)
-
-// write puts the table between the marks in a Markdown file, and leaves the
-// rest as it is.
-func (t *table) write(name string) error {
+// write puts the table between the part's marks in a Markdown file, and leaves
+// the rest as it is. What was not measured leaves all of it.
+func (t *table) write(name, part, where string) error {
+	if len(t.rows) == 0 && t.text == "" {
+		return nil
+	}
 	old, err := os.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		old = []byte("# Performance\n\n" + begin + end)
-	} else if err != nil {
+	if err != nil {
 		return err
 	}
+	begin, end := "<!-- measured: "+part+"; \"make bench\" writes what follows -->\n", "<!-- end of "+part+" -->\n"
 	before, rest, ok := strings.Cut(string(old), begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
 		return fmt.Errorf("cannot find %q and %q in %s", begin, end, name)
 	}
 	var s strings.Builder
-	fmt.Fprintf(&s, "\n%s, commit %s, on %d cores%s, %s.\n\n", time.Now().UTC().Format("2006-01-02"), commit(), runtime.NumCPU(), model(), accel())
-	s.WriteString("| what | holdfast | the other tool | |\n|---|---|---|---|\n")
+	fmt.Fprintf(&s, "\n*%s*: %s.\n\n%s", part, where, t.text)
+	if len(t.rows) > 0 {
+		s.WriteString("| what | holdfast | the other tool | |\n|---|---|---|---|\n")
+	}
 	for _, r := range t.rows {
 		fmt.Fprintf(&s, "| %s |\n", strings.Join(r[:], " | "))
 	}
-	s.WriteString(t.boots + "\n")
+	s.WriteString("\n")
 	tmp := name + ".partial"
 	if err := os.WriteFile(tmp, []byte(before+begin+s.String()+end+after), 0o644); err != nil {
 		return err
@@ -94,8 +97,13 @@ func (t *table) write(name string) error {
 	return os.Rename(tmp, name)
 }
 
+// surroundings are when and of what a measure is, and on which machine.
+func surroundings() string {
+	return fmt.Sprintf("%s, commit %s, on %d cores%s, %s", time.Now().UTC().Format("2006-01-02"), commit(), runtime.NumCPU(), model(), accel())
+}
+
 func commit() string {
-	out, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
+	out, err := exec.Command("git", "describe", "--always", "--exclude=*", "--dirty= with changes").Output()
 	if err != nil {
 		return "unknown"
 	}
