@@ -3,6 +3,7 @@ package flash
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"unsafe"
 
@@ -93,7 +94,7 @@ func (w *writer) eachZero(ctx context.Context, zeros []span, step int64, f func(
 				return false, nil
 			}
 			if err != nil {
-				return false, err
+				return false, fmt.Errorf("clear at offset %d: %w", at, err)
 			}
 		}
 	}

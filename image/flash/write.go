@@ -140,7 +140,7 @@ func (w *writer) all(ctx context.Context) error {
 		*t += Took(now.Sub(start).Seconds())
 		start = now
 	}
-	if err := w.wipe(); err != nil {
+	if err := w.wipe(0, w.size-edge); err != nil {
 		return err
 	}
 	data, zeros := w.im.spans()
@@ -165,12 +165,13 @@ func (w *writer) all(ctx context.Context) error {
 	return nil
 }
 
-// wipe takes both copies of the partition table, and sees that they are gone:
-// some sticks that have failed take writes and forget them.
-func (w *writer) wipe() error {
+// wipe makes a MiB at each offset zeros, where copies of the partition table
+// are, and sees that they are gone: some sticks that have failed take writes
+// and forget them.
+func (w *writer) wipe(offsets ...int64) error {
+	w.wiped = false
 	zero, got := aligned(edge), aligned(edge)
-	ends := []int64{0, w.size - edge}
-	for _, at := range ends {
+	for _, at := range offsets {
 		if err := w.writeAt(zero, at); err != nil {
 			return err
 		}
@@ -178,7 +179,7 @@ func (w *writer) wipe() error {
 	if err := w.dev.Sync(); err != nil {
 		return fmt.Errorf("flush: %w", err)
 	}
-	for _, at := range ends {
+	for _, at := range offsets {
 		if err := readFull(w.dev, got, at); err != nil {
 			return err
 		}
@@ -312,9 +313,7 @@ func (w *writer) finish(ctx context.Context) (err error) {
 	head := aligned(edge)
 	defer func() {
 		if err != nil {
-			clear(head)
-			undo := errors.Join(w.writeAt(head, 0), w.dev.Sync())
-			w.wiped, err = undo == nil, errors.Join(err, undo)
+			err = errors.Join(err, w.wipe(0))
 		}
 	}()
 	copy(head, w.im.head)
