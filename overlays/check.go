@@ -113,6 +113,7 @@ func (s Site) check() []*Fault {
 		unique(packages, e.Name, fmt.Sprintf("/os/exclude/%d/name", i))
 	}
 	faults = append(faults, s.checkImages()...)
+	faults = append(faults, s.checkAllowed()...)
 	names, macs, serials, addresses := map[string]string{}, map[string]string{}, map[string]string{}, map[string]string{}
 	for i, n := range s.Nodes {
 		at := fmt.Sprintf("/nodes/%d", i)

@@ -34,6 +34,9 @@ func formats() map[string]func(string) error {
 		"path":               checkPath,
 		"sha256":             checkSHA256,
 		"trust-file":         checkTrustFile,
+		"kind":               checkKind,
+		"field-path":         checkFieldPath,
+		"host-pattern":       checkHostPattern,
 	}
 }
 

@@ -29,6 +29,10 @@ type Site struct {
 	Components []Component `json:"components,omitempty" jsonschema:"maxItems=100"`
 	// Container images of others that the release carries, for the site's own manifests.
 	Images []Image `json:"images,omitempty" jsonschema:"maxItems=1000"`
+	// Fields of custom resources in the site's manifests that hold an image's name, and are pinned as those of pods are.
+	ImageFields []ImageField `json:"imageFields,omitempty" jsonschema:"maxItems=1000"`
+	// What manifests may name outside the site.
+	Allow Allow `json:"allow,omitzero"`
 	// Machines of the site. All boot the same image and find themselves in this list.
 	Nodes []Node `json:"nodes" jsonschema:"minItems=1,maxItems=1000"`
 	// How nodes take a newer release.
@@ -94,6 +98,30 @@ type Image struct {
 type Signed struct {
 	// File with the public key (PEM, ECDSA on P-256) that cosign verifies with, in the site's trust folder.
 	Key string `json:"key" jsonschema:"format=trust-file"`
+}
+
+// ImageField is a field that holds an image's name, in all objects of one kind.
+type ImageField struct {
+	// Group of the API, as in example.org; none for the core's.
+	Group string `json:"group,omitempty" jsonschema:"format=dns-name"`
+	// Kind of the objects.
+	Kind string `json:"kind" jsonschema:"format=kind"`
+	// Keys with dots between them, as in spec.image; [] after a key goes through its list or mapping, as in spec.tools[].image.
+	Path string `json:"path" jsonschema:"format=field-path"`
+}
+
+// Allow is what manifests may name outside the site.
+type Allow struct {
+	// Hosts outside the site.
+	Hosts []AllowedHost `json:"hosts,omitempty" jsonschema:"maxItems=1000"`
+}
+
+// AllowedHost is a host outside the site that manifests may name.
+type AllowedHost struct {
+	// Name in lower case, *. and a name for all below it, or an IP address.
+	Name string `json:"name" jsonschema:"format=host-pattern"`
+	// Why it must stay.
+	Reason string `json:"reason" jsonschema:"format=not-blank,maxLength=500"`
 }
 
 // Node is one machine.

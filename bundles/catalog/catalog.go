@@ -25,6 +25,11 @@ type Component struct {
 	// PodTemplates are values of ConfigMaps that hold a pod, whose images
 	// are pinned as those of any pod.
 	PodTemplates []PodTemplate `json:"podTemplates,omitempty"`
+	// ImageFields are fields of custom resources that hold an image's name,
+	// and are pinned like those of pods.
+	ImageFields []ImageField `json:"imageFields,omitempty"`
+	// Allow is what its manifests may name outside the site.
+	Allow Allow `json:"allow,omitzero"`
 
 	Manifests []File `json:"-"` // manifests/*.yaml as written, by name
 }
@@ -126,6 +131,25 @@ type Ready struct {
 type PodTemplate struct {
 	ConfigMap string `json:"configMap"`
 	Key       string `json:"key"`
+}
+
+// ImageField names a field that holds an image's name, in all objects of one
+// kind.
+type ImageField struct {
+	Group string `json:"group,omitempty"` // of the API; none for the core's
+	Kind  string `json:"kind"`
+	Path  string `json:"path"` // keys with dots between them; "[]" after one goes through its list or mapping
+}
+
+// Allow is what manifests may name outside the site.
+type Allow struct {
+	Hosts []Allowance `json:"hosts,omitempty"`
+}
+
+// Allowance is a host that may be named, and why.
+type Allowance struct {
+	Name   string `json:"name"` // a name, a leading "*." for all below it, or an IP address
+	Reason string `json:"reason"`
 }
 
 // File is a file of manifests.

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"bytes"
+	"fmt"
 	"go/format"
 	"io/fs"
 	"maps"
@@ -182,6 +183,56 @@ func TestRender(t *testing.T) {
 	}
 }
 
+// Fields of custom resources are pinned where they are declared, and images
+// that are volumes everywhere.
+func TestRenderFields(t *testing.T) {
+	const text = `apiVersion: example.org/v1
+kind: Tools
+metadata: {name: a}
+spec:
+  main: example.org/tool:1
+  more:
+    - {from: example.org/tool:1}
+    - {other: example.org/tool:1}
+  named:
+    x: {from: "example.org/tool:1@DIGEST"}
+  pod:
+    volumes: [{name: a, image: {reference: "example.org/tool:1"}}, {name: b, emptyDir: {}}]
+`
+	d := store.FromBytes([]byte("tool"))
+	c := Component{Name: "a", Manifests: []File{{"a.yaml", []byte(strings.Replace(text, "DIGEST", string(d), 1))}}}
+	for _, p := range []string{"spec.main", "spec.more[].from", "spec.named[].from", "spec.pod.volumes[].image.reference"} {
+		c.ImageFields = append(c.ImageFields, ImageField{Group: "example.org", Kind: "Tools", Path: p})
+	}
+	digests := map[string]store.Digest{"example.org/tool:1": d, "example.org/tool:1@" + string(d): d}
+	files, err := Render(c, digests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := bytes.Count(files[0].Data, []byte("example.org/tool:1@"+string(d)+"\n")); got != 4 {
+		t.Errorf("%d images are pinned, want 4:\n%s", got, files[0].Data)
+	}
+	objects, err := Read(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var uses []string
+	for _, u := range objects[0].Images() {
+		uses = append(uses, fmt.Sprintf("%s:%d", u.Path, u.Line))
+	}
+	if want := []string{"spec.pod.volumes[0].image.reference:12", "spec.main:5", "spec.more[0].from:7", "spec.named.x.from:10"}; !slices.Equal(uses, want) {
+		t.Errorf("images are %q, want %q", uses, want)
+	}
+
+	c.ImageFields = append(c.ImageFields, ImageField{Group: "example.org", Kind: "Tools", Path: "spec.gone"}, ImageField{Kind: "Tools", Path: "spec.main"})
+	_, err = Render(c, digests)
+	for _, want := range []string{`no Tools of group "example.org" has an image in spec.gone`, `no Tools of group "" has`} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error is %v, want %s in it", err, want)
+		}
+	}
+}
+
 func TestBadManifests(t *testing.T) {
 	for _, c := range []struct{ name, yaml, want string }{
 		{"not YAML", "a: [", "web.yaml:1"},
@@ -236,6 +287,9 @@ func TestBadComponents(t *testing.T) {
 		{"upstream without a tag", good + "images: [{name: registry.example/a:1, upstream: {ref: registry.example/a}}]\n", "upstream reference"},
 		{"upstream with no key", good + "images: [{name: registry.example/a:1, upstream: {ref: registry.example/a:1, key: x}}]\n", "cannot read public key"},
 		{"neither source nor upstream", good + "images: [{name: registry.example/a:1}]\n", "holds nothing"},
+		{"a list of images", good + "imageFields: [{kind: A, path: 'spec.images[]'}]\n", "the last without []"},
+		{"a field that is nowhere", good + "imageFields: [{kind: A, path: spec.image}]\n", "no A of group"},
+		{"host without a reason", good + "allow: {hosts: [{name: a.example}]}\n", "needs name and reason"},
 		{"readiness of nothing", good + "ready: [{kind: Service, namespace: n, name: s}]\n", "cannot wait for Service"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -85,6 +85,7 @@ func loadComponent(fsys fs.FS, name string) (Component, error) {
 var (
 	imageName = regexp.MustCompile(`^[a-z0-9.-]+\.[a-z]+(/[a-z0-9._-]+)+:[A-Za-z0-9._-]+$`)
 	userForm  = regexp.MustCompile(`^[0-9]+:[0-9]+$`)
+	fieldPath = regexp.MustCompile(`^([^.\[\]]+(\[\])?\.)*[^.\[\]]+$`)
 	octal     = regexp.MustCompile(`^[0-7]{4}$`)
 )
 
@@ -137,6 +138,16 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 		for _, r := range c.Ready {
 			if !slices.Contains([]string{"Deployment", "DaemonSet", "StatefulSet", "Job"}, r.Kind) || r.Name == "" || r.Namespace == "" {
 				fault("cannot wait for %s %s/%s", r.Kind, r.Namespace, r.Name)
+			}
+		}
+		for _, f := range c.ImageFields {
+			if f.Kind == "" || !fieldPath.MatchString(f.Path) {
+				fault("image field %s of %s: want a kind, and keys with dots between them, the last without []", f.Path, f.Kind)
+			}
+		}
+		for _, a := range c.Allow.Hosts {
+			if a.Name == "" || strings.TrimSpace(a.Reason) == "" {
+				fault("an allowed host needs name and reason")
 			}
 		}
 		objects, err := pin(c, images)

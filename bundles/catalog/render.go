@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
@@ -33,26 +31,15 @@ func Render(c Component, digests map[string]store.Digest) ([]File, error) {
 func pin(c Component, digests map[string]store.Digest) ([]object, error) {
 	var errs []error
 	var objects []object
-	used := map[PodTemplate]bool{}
-	for _, f := range c.Manifests {
-		docs, err := parse(f)
+	read, err := Read(c)
+	errs = append(errs, err)
+	for _, o := range read {
+		ready, err := o.pin(digests)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		for _, d := range docs {
-			o, err := d.object(c.PodTemplates, used, digests)
-			if err != nil {
-				errs = append(errs, err)
-				continue
-			}
-			objects = append(objects, o)
-		}
-	}
-	for _, t := range c.PodTemplates {
-		if !used[t] {
-			errs = append(errs, fmt.Errorf("cannot render %s: no ConfigMap %s has a pod in %s", c.Name, t.ConfigMap, t.Key))
-		}
+		objects = append(objects, ready)
 	}
 	errs = append(errs, duplicates(c.Name, objects)...)
 	if err := errors.Join(errs...); err != nil {
@@ -122,103 +109,37 @@ func split(b []byte) [][]byte {
 	return append(out, at)
 }
 
-func (d document) object(templates []PodTemplate, used map[PodTemplate]bool, digests map[string]store.Digest) (object, error) {
-	meta, _ := d.data["metadata"].(map[string]any)
-	o := object{kind: text(d.data["kind"]), namespace: text(meta["namespace"]), name: text(meta["name"])}
-	if o.kind == "" || o.name == "" || text(d.data["apiVersion"]) == "" {
-		return o, fmt.Errorf("cannot use %s:%d: an object needs apiVersion, kind and metadata.name", d.file, d.before+line(d.node))
-	}
-	p := pinner{file: d.file, before: d.before, digests: digests}
-	p.walk(d.data, d.node)
-	if o.kind == "ConfigMap" {
-		for _, t := range templates {
-			if t.ConfigMap == o.name {
-				used[t] = p.template(d, t.Key) || used[t]
-			}
-		}
-	}
-	if err := errors.Join(p.errs...); err != nil {
-		return o, err
-	}
-	b, err := yaml.Marshal(d.data) // keys sorted
-	if err != nil {
-		return o, fmt.Errorf("cannot write %s: %w", o.key(), err)
-	}
-	o.yaml = b
-	return o, nil
-}
-
-// pinner replaces image names by names with digests.
-type pinner struct {
-	file    string
-	before  int // lines before the node's first
-	digests map[string]store.Digest
-	errs    []error
-}
-
-// walk goes through a value and its node together. Images are those of lists
-// called containers, initContainers or ephemeralContainers, at any depth: the
-// pods of workloads and of custom resources alike.
-func (p *pinner) walk(v any, n ast.Node) {
-	switch v := v.(type) {
-	case map[string]any:
-		for _, key := range slices.Sorted(maps.Keys(v)) {
-			child := value(n, key)
-			if list, ok := v[key].([]any); ok && (key == "containers" || key == "initContainers" || key == "ephemeralContainers") {
-				p.containers(list, child)
-			}
-			p.walk(v[key], child)
-		}
-	case []any:
-		for i := range v {
-			p.walk(v[i], item(n, i))
-		}
-	}
-}
-
-func (p *pinner) containers(list []any, n ast.Node) {
-	for i, c := range list {
-		m, ok := c.(map[string]any)
+// pin gives o its images by digest; o is changed.
+func (o Object) pin(digests map[string]store.Digest) (object, error) {
+	var errs []error
+	for _, f := range o.images {
+		name := f.name()
+		digest, ok := digests[name]
 		if !ok {
-			continue
-		}
-		at := value(item(n, i), "image")
-		if at == nil {
-			at = item(n, i)
-		}
-		name := text(m["image"])
-		digest, ok := p.digests[name]
-		if !ok {
-			p.errs = append(p.errs, fmt.Errorf("cannot pin the image at %s:%d: %q is not an image of the release\nhint: declare it, by this full name, under images of the component or of site.yaml",
-				p.file, p.before+line(at), name))
+			errs = append(errs, fmt.Errorf("cannot pin the image at %s:%d: %q is not an image of the release\nhint: declare it, by this full name, under images of the component or of site.yaml",
+				o.File, f.line, name))
 			continue
 		}
 		name, _, _ = strings.Cut(name, "@")
-		m["image"] = name + "@" + string(digest)
+		f.in[f.key] = name + "@" + string(digest)
 	}
-}
-
-// template pins the pod in a ConfigMap's value; false if there is none.
-func (p *pinner) template(d document, key string) bool {
-	values, _ := d.data["data"].(map[string]any)
-	pod := text(values[key])
-	if pod == "" {
-		return false
+	for _, t := range o.templates {
+		b, err := yaml.Marshal(t.pod)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot write the pod in %s: %w", t.key, err))
+		}
+		t.in[t.key] = string(b)
 	}
-	inner, err := parse(File{d.file, []byte(pod)})
-	if err != nil || len(inner) != 1 {
-		p.errs = append(p.errs, fmt.Errorf("cannot read the pod in %s of %s: want one YAML document: %w", key, d.file, err))
-		return true
+	ready := object{kind: o.Kind, namespace: o.Namespace, name: o.Name}
+	if err := errors.Join(errs...); err != nil {
+		return ready, err
 	}
-	q := pinner{file: d.file, digests: p.digests, before: d.before + line(value(value(d.node, "data"), key))}
-	q.walk(inner[0].data, inner[0].node)
-	p.errs = append(p.errs, q.errs...)
-	b, err := yaml.Marshal(inner[0].data)
+	b, err := yaml.Marshal(o.Data) // keys sorted
 	if err != nil {
-		p.errs = append(p.errs, fmt.Errorf("cannot write the pod in %s: %w", key, err))
+		return ready, fmt.Errorf("cannot write %s: %w", ready.key(), err)
 	}
-	values[key] = string(b)
-	return true
+	ready.yaml = b
+	return ready, nil
 }
 
 // value is the node of a mapping's value, nil if there is none.
@@ -246,7 +167,7 @@ func item(n ast.Node, i int) ast.Node {
 	return nil
 }
 
-func line(n ast.Node) int {
+func lineOf(n ast.Node) int {
 	if n == nil || n.GetToken() == nil {
 		return 0
 	}

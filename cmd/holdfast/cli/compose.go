@@ -166,15 +166,23 @@ func (b builder) manifests(digests map[string]store.Digest) ([]bundles.Component
 			return nil, err
 		}
 	}
-	site := catalog.Component{Name: "site"}
-	for _, m := range b.in.site.Manifests {
-		site.Manifests = append(site.Manifests, catalog.File{Name: m.Name, Data: m.Data})
-	}
-	files, err := catalog.Render(site, digests)
+	files, err := catalog.Render(b.in.siteComponent(), digests)
 	if err != nil {
 		return nil, err
 	}
 	return out, add("site", files)
+}
+
+// siteComponent is the site's own manifests as a component.
+func (in inputs) siteComponent() catalog.Component {
+	c := catalog.Component{Name: "site"}
+	for _, m := range in.site.Manifests {
+		c.Manifests = append(c.Manifests, catalog.File{Name: "manifests/" + m.Name, Data: m.Data})
+	}
+	for _, f := range in.site.ImageFields {
+		c.ImageFields = append(c.ImageFields, catalog.ImageField(f))
+	}
+	return c
 }
 
 func (b builder) nodeConfig(images []bundles.Image) node.Config {

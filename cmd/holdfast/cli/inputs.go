@@ -42,6 +42,12 @@ var engineComponents = map[string][]string{
 	"none":    {},
 }
 
+// engineImages are the images that the agent starts each engine with, by the
+// last part of their names.
+var engineImages = map[string][]string{
+	"kubeadm": {"kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "pause"},
+}
+
 // load reads the site and works out what it needs. It reads nothing outside
 // the site's directory.
 func (a *app) load() (inputs, error) {

@@ -103,7 +103,7 @@ installed, updated and proven from that release alone.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by verification or policy.`,
 		Example: `  holdfast init mysite && cd mysite
   holdfast keys generate
-  holdfast lock && holdfast collect && holdfast build
+  holdfast lock && holdfast check && holdfast collect && holdfast build
   holdfast bundle verify out/mysite-1.bundle
   holdfast lab up --wait`,
 		SilenceUsage:  true,
@@ -117,7 +117,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by verification or policy
 	// "holdfast -C DIR lab kubectl …" hands everything behind kubectl on.
 	root.TraverseChildren = true
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(a.initCmd(), a.schemaCmd(), a.keysCmd(), a.lockCmd(), a.collectCmd(),
+	root.AddCommand(a.initCmd(), a.schemaCmd(), a.keysCmd(), a.lockCmd(), a.checkCmd(), a.collectCmd(),
 		a.buildCmd(), a.bundleCmd(), a.flashCmd(), a.labCmd(), a.cacheCmd(), a.versionCmd())
 	usageArgs(root)
 	return root
