@@ -304,8 +304,8 @@ func TestTexts(t *testing.T) {
 	for i := range 8 {
 		fs = append(fs, Finding{Kind: Host, File: "a.yaml", Line: i + 1, Object: "Pod a", Field: "x", Value: "example.org", Message: "outside", Hint: "do not"})
 	}
-	fs = append(fs, Finding{Kind: Image, File: "a.yaml", Line: 9, Message: "no image"}, Finding{Kind: Image, File: "a.yaml", Line: 10, Message: "no image"})
-	want := []string{"a.yaml:1: Pod a x: outside\nand at a.yaml:2, a.yaml:3, a.yaml:4, a.yaml:5, a.yaml:6, and 2 more (--json has all)\nhint: do not", "a.yaml:9: no image", "a.yaml:10: no image"}
+	fs = append(fs, Finding{Kind: Image, File: "a.yaml", Line: 9, Object: "Pod a\x1b[2J", Message: "no image"}, Finding{Kind: Image, File: "a.yaml", Line: 10, Message: "no image"})
+	want := []string{"a.yaml:1: Pod a x: outside\nand at a.yaml:2, a.yaml:3, a.yaml:4, a.yaml:5, a.yaml:6, and 2 more (--json has all)\nhint: do not", "a.yaml:9: Pod a\ufffd[2J: no image", "a.yaml:10: no image"}
 	if got := Texts(fs); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}

@@ -28,8 +28,7 @@ func inURLs(line string) (hosts []string, rest string) {
 	var b strings.Builder
 	from := 0
 	for _, m := range scheme.FindAllStringIndex(line, -1) {
-		end := m[1] + until(line[m[1]:], " \t\"'`<>\\")
-		authority := line[m[1] : m[1]+until(line[m[1]:end], "/?#")]
+		authority := line[m[1] : m[1]+until(line[m[1]:], "/?# \t\"'`<>\\")]
 		for part := range strings.SplitSeq(authority, ",") {
 			part = part[strings.LastIndexByte(part, '@')+1:] // behind a user's name
 			if h, ok := hostOf(part); ok {

@@ -3,6 +3,7 @@ package check
 import (
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // String gives file:line, object, field and message, and the hint on a line of
@@ -14,12 +15,20 @@ func (f Finding) String() string {
 func (f Finding) message() string {
 	s := f.Message
 	if at := strings.TrimSpace(f.Object + " " + f.Field); at != "" {
-		s = at + ": " + s
+		s = strings.Map(printable, at) + ": " + s
 	}
 	if p := f.place(); p != "" {
 		s = p + ": " + s
 	}
 	return s
+}
+
+// printable keeps control characters from the terminal.
+func printable(r rune) rune {
+	if unicode.IsPrint(r) {
+		return r
+	}
+	return unicode.ReplacementChar
 }
 
 func (f Finding) place() string {
