@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"holdfast.dev/holdfast/bundles/catalog"
 )
@@ -31,7 +32,7 @@ func inURLs(line string) (hosts []string, rest string) {
 		authority := line[m[1] : m[1]+until(line[m[1]:], "/?# \t\"'`<>\\")]
 		for part := range strings.SplitSeq(authority, ",") {
 			part = part[strings.LastIndexByte(part, '@')+1:] // behind a user's name
-			if h, ok := hostOf(part); ok {
+			if h, ok := urlHost(part); ok {
 				hosts = append(hosts, h)
 			}
 		}
@@ -49,6 +50,21 @@ func until(s, chars string) int {
 		return i
 	}
 	return len(s)
+}
+
+// urlHost reads the host of a URL, whatever stands as its port. What is no name
+// of the usual form, in another script for example, counts all the same.
+func urlHost(s string) (string, bool) {
+	if a, ok := address(s); ok {
+		return a.String(), true
+	}
+	s, _, _ = strings.Cut(s, ":")
+	h, ok := hostOf(s)
+	return h, ok || strings.Contains(strings.Trim(h, "."), ".") && !strings.ContainsFunc(h, notInNames)
+}
+
+func notInNames(r rune) bool {
+	return r != '.' && r != '-' && r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
 }
 
 // hostOf reads host, host:port or [address]:port. A name of which a variable

@@ -116,6 +116,12 @@ func isImage(word string) bool {
 	return port == "" && (host == "localhost" || isName(host))
 }
 
+// isUntagged reports whether a value that is called an image is a full name
+// that lacks nothing but tag and digest, which a registry would make :latest.
+func isUntagged(s string) bool {
+	return strings.LastIndexByte(s, ':') <= strings.LastIndexByte(s, '/') && isImage(s+":latest")
+}
+
 // isShortImage reports whether a value that is called an image is one whose
 // registry is left out, with a tag or a digest.
 func isShortImage(s string) bool {

@@ -150,7 +150,7 @@ func words(line string) []string {
 }
 
 // images are the names of images in v: all words with an image's full form,
-// and what is called an image and has a tag.
+// and what is called an image and lacks either its registry or its tag.
 func (v value) images() (out []found) {
 	v.eachLine(func(line, name, text string, at int) {
 		_, rest := inURLs(line)
@@ -159,7 +159,7 @@ func (v value) images() (out []found) {
 				out = append(out, found{word, at})
 			}
 		}
-		if called(name, "image", "images") && isShortImage(text) && !isImage(text) {
+		if called(name, "image", "images") && !isImage(text) && (isShortImage(text) || isUntagged(text)) {
 			out = append(out, found{text, at})
 		}
 	})
