@@ -17,6 +17,10 @@ var (
 	variable = regexp.MustCompile(`^.*(\$\([^)]*\)|\$?\{[^}]*\}+|\$[A-Za-z_][A-Za-z0-9_]*|%[a-z])`)
 )
 
+// maxWord is the longest word that is looked at; names of hosts and images are
+// shorter.
+const maxWord = 4096
+
 // isName reports whether s is a DNS name of several labels, the last of them
 // letters: a name that can be a host's outside.
 func isName(s string) bool { return len(s) <= 253 && nameForm.MatchString(strings.ToLower(s)) }
@@ -55,6 +59,9 @@ func until(s, chars string) int {
 // urlHost reads the host of a URL, whatever stands as its port. What is no name
 // of the usual form, in another script for example, counts all the same.
 func urlHost(s string) (string, bool) {
+	if len(s) > maxWord {
+		return "", false
+	}
 	if a, ok := address(s); ok {
 		return a.String(), true
 	}
@@ -70,6 +77,9 @@ func notInNames(r rune) bool {
 // hostOf reads host, host:port or [address]:port. A name of which a variable
 // hides the beginning is *.REST.
 func hostOf(s string) (string, bool) {
+	if len(s) > maxWord {
+		return "", false
+	}
 	if addr, ok := address(s); ok {
 		return addr.String(), true
 	}
@@ -104,6 +114,9 @@ func address(s string) (netip.Addr, bool) {
 // withPort reads a word that is a name of several labels, or an IP address,
 // with a port and perhaps a path behind.
 func withPort(word string) (string, bool) {
+	if len(word) > maxWord {
+		return "", false
+	}
 	s := word[:until(word, "/?#")]
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 || !strings.ContainsAny(s, ".[") {

@@ -102,8 +102,11 @@ var (
 // with a dot or a port, or localhost; a path; a tag or a digest. Names of API
 // groups, modules, files, networks, taints and the like have not.
 func isImage(word string) bool {
+	if len(word) > 512 {
+		return false
+	}
 	m := fullImage.FindStringSubmatch(word)
-	if m == nil || len(word) > 512 || m[3] == "" && m[4] == "" || taint.MatchString(m[3]) {
+	if m == nil || m[3] == "" && m[4] == "" || taint.MatchString(m[3]) {
 		return false
 	}
 	host, port, hasPort := strings.Cut(m[1], ":")

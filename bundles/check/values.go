@@ -131,8 +131,10 @@ func (v value) eachLine(f func(line, name, text string, at int)) {
 		trimmed := strings.TrimSpace(line)
 		if comment := strings.HasPrefix(trimmed, "#") || strings.HasPrefix(trimmed, "//"); !several || !comment {
 			name, text := v.name, trimmed
-			if m := assigned.FindStringSubmatch(trimmed); m != nil && (several || v.name == "env" || strings.HasPrefix(trimmed, "-")) {
-				name, text = m[1], m[2]
+			if len(trimmed) <= maxWord && (several || v.name == "env" || strings.HasPrefix(trimmed, "-")) {
+				if m := assigned.FindStringSubmatch(trimmed); m != nil {
+					name, text = m[1], m[2]
+				}
 			}
 			f(trimmed, name, text, at)
 		}
