@@ -9,6 +9,7 @@ import (
 
 	"holdfast.dev/holdfast/airgap/origin/debian"
 	"holdfast.dev/holdfast/airgap/origin/gomod"
+	"holdfast.dev/holdfast/airgap/origin/maven"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/image/gobuild"
 )
@@ -69,6 +70,12 @@ func missing(l Lock, s *store.Store) Need {
 			n.Items++
 		}
 	}
+	for _, a := range l.Maven {
+		if s.Check(a.Content) != nil {
+			n.Missing += a.Size
+			n.Items++
+		}
+	}
 	return n
 }
 
@@ -113,7 +120,8 @@ func Collect(ctx context.Context, r Request, l Lock, net Network, s *store.Store
 	err := debian.Fetch(ctx, net.Debian, s, items(l), progress.Packages)
 	ierr := r.collectImages(ctx, l, net, s, progress.Images)
 	goroot, _, terr := gomod.FetchToolchain(ctx, net.Go, l.Toolchain.Version, l.Toolchain.H1, s.Dir())
-	if err := errors.Join(err, ierr, terr); err != nil {
+	merr := maven.Fetch(ctx, net.Maven, s, artifactItems(l), progress.Packages)
+	if err := errors.Join(err, ierr, merr, terr); err != nil {
 		return Collected{}, fmt.Errorf("cannot collect: %w", err)
 	}
 	var errs []error

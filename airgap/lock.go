@@ -35,6 +35,7 @@ type Lock struct {
 	Components []Component `json:"components"`
 	Files      []File      `json:"files"`
 	Images     []Image     `json:"images,omitempty"`
+	Maven      []Artifact  `json:"maven,omitempty"`
 }
 
 // Toolchain is the Go toolchain that compiles every recipe; it is a module.
@@ -231,6 +232,7 @@ func (l Lock) validate() error {
 		}
 		seen[im.Name] = true
 	}
+	errs = append(errs, l.artifactsValid(digest)...)
 	for _, s := range l.Sets {
 		if _, err := l.PackagesOf(s.Name); err != nil {
 			errs = append(errs, err)

@@ -14,6 +14,7 @@ import (
 	"holdfast.dev/holdfast/airgap/origin/debian"
 	"holdfast.dev/holdfast/airgap/origin/gomod"
 	fetch "holdfast.dev/holdfast/airgap/origin/http"
+	"holdfast.dev/holdfast/airgap/origin/maven"
 	"holdfast.dev/holdfast/airgap/origin/registry"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/image/deb"
@@ -43,6 +44,7 @@ type Request struct {
 	Components []Component
 	Files      []File
 	Images     []WantImage
+	Maven      []Artifact
 }
 
 // Network is how the origins are reached.
@@ -51,6 +53,7 @@ type Network struct {
 	Go       gomod.Proxy
 	Registry *registry.Client
 	Files    *fetch.Client // for files of servers
+	Maven    *maven.Client
 }
 
 // Options of Resolve.
@@ -84,6 +87,7 @@ func (r Request) local(l Lock) Lock {
 	}
 	l.Components = slices.Clone(r.Components)
 	l.Files = slices.Clone(r.Files)
+	l.Maven = slices.Clone(r.Maven)
 	return l
 }
 
@@ -124,6 +128,9 @@ func (r Request) Fits(l Lock) error {
 		}
 	}
 	errs = append(errs, r.imagesFit(l)...)
+	if !slices.Equal(l.Maven, now.Maven) {
+		fail("Maven artifacts are not those of this holdfast: %s", changed(names(l.Maven, Artifact.key), names(now.Maven, Artifact.key)))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cannot use %s, it does not fit the site:\n%w\nhint: run \"holdfast lock\"", LockName, err)
 	}

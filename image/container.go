@@ -18,7 +18,8 @@ type Container struct {
 	Name     string           `json:"name"` // full reference with tag
 	Packages []airgap.Package `json:"packages"`
 	Programs []ContainerFile  `json:"programs"`
-	Files    []rootfs.File    `json:"-"` // put over the packages
+	Archives []Archive        `json:"archives,omitempty"` // put over the packages
+	Files    []rootfs.File    `json:"-"`                  // put over both
 	Config   oci.Config       `json:"config"`
 }
 
@@ -26,6 +27,14 @@ type Container struct {
 type ContainerFile struct {
 	Path    string        `json:"path"`    // in the image
 	Program store.Content `json:"program"` // in the store
+}
+
+// Archive is a tar.gz that is unpacked into an image without its top directory.
+type Archive struct {
+	Name string `json:"name"` // for messages
+	store.Content
+	Path string   `json:"path"` // of the directory in the image
+	Drop []string `json:"drop"` // what is left out, below that directory
 }
 
 // containerDropped is left out of container images.
@@ -98,6 +107,17 @@ func containerLayers(ctx context.Context, s *store.Store, c Container, epoch int
 			return nil, err
 		}
 		if err := errors.Join(accounts(t, epoch), alternatives(t, epoch), t.Mkdir("tmp", 0o1777, epoch)); err != nil {
+			return nil, err
+		}
+		l, err := oci.Layer(s, t, epoch)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, l)
+	}
+	for _, a := range c.Archives {
+		t, err := a.tree(s, epoch)
+		if err != nil {
 			return nil, err
 		}
 		l, err := oci.Layer(s, t, epoch)

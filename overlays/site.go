@@ -166,6 +166,8 @@ type Mirrors struct {
 	DebianSecurity []string `json:"debianSecurity,omitempty" jsonschema:"maxItems=16,format=mirror-url"`
 	// Go module proxy.
 	GoProxy string `json:"goproxy,omitempty" jsonschema:"format=mirror-url"`
+	// Maven repositories.
+	Maven []string `json:"maven,omitempty" jsonschema:"maxItems=16,format=mirror-url"`
 	// Registries of container images.
 	Registries []RegistryMirror `json:"registries,omitempty" jsonschema:"maxItems=100"`
 }

@@ -7,7 +7,11 @@
 // neither modules nor packages of holdfast itself.
 package catalog
 
-import "slices"
+import (
+	"slices"
+
+	"holdfast.dev/holdfast/airgap/store"
+)
 
 // Toolchain is the Go release that the recipes are known to build with.
 const Toolchain = "go1.26.8"
@@ -18,6 +22,9 @@ type Component struct {
 	Description  string        `json:"description"`
 	Namespace    string        `json:"namespace,omitempty"` // of its workloads
 	Needs        []string      `json:"needs,omitempty"`     // components that must be ready before it is applied
+	Uses         []Use         `json:"uses,omitempty"`      // what others offer; it needs them too
+	Offers       []Offer       `json:"offers,omitempty"`
+	Rollback     string        `json:"rollback,omitempty"` // Stays or Restore; of components with volumes
 	Images       []Image       `json:"images,omitempty"`
 	Secrets      []Secret      `json:"secrets,omitempty"`
 	Ready        []Ready       `json:"ready,omitempty"`
@@ -31,7 +38,11 @@ type Component struct {
 	// Allow is what its manifests may name outside the site.
 	Allow Allow `json:"allow,omitzero"`
 
-	Manifests []File `json:"-"` // manifests/*.yaml as written, by name
+	Manifests []File            `json:"-"` // manifests/*.yaml as written, by name
+	Hooks     map[string]File   `json:"-"` // hooks/*, by name
+	Files     map[string][]byte `json:"-"` // files/*, by name
+
+	hooks []File // of others, for this one; see Wire
 }
 
 // Image is a container image: how it is made, and whose it is otherwise.
@@ -65,6 +76,8 @@ type Source struct {
 	Debs       []string    `json:"debs,omitempty"`    // packages of the site's Debian suite
 	Exclude    []Exclude   `json:"exclude,omitempty"` // dependencies that are left out
 	Go         []GoProgram `json:"go,omitempty"`
+	Maven      []Archive   `json:"maven,omitempty"` // unpacked
+	Data       []Data      `json:"data,omitempty"`
 	Dirs       []Dir       `json:"dirs,omitempty"`
 	Files      []TextFile  `json:"files,omitempty"`
 	Links      []Link      `json:"links,omitempty"`
@@ -99,6 +112,24 @@ type Dir struct {
 	GID  int    `json:"gid,omitempty"`
 }
 
+// Archive is a tar.gz of a Maven repository, unpacked without its top directory.
+type Archive struct {
+	Artifact string       `json:"artifact"` // group:artifact:version:tar.gz
+	Digest   store.Digest `json:"digest"`
+	Size     int64        `json:"size"`
+	Path     string       `json:"path"`           // of the directory in the image
+	Drop     []string     `json:"drop,omitempty"` // what is left out, below that directory
+}
+
+// Content is the artifact's.
+func (a Archive) Content() store.Content { return store.Content{Digest: a.Digest, Size: a.Size} }
+
+// Data is a file of the component's folder "files", owned by root.
+type Data struct {
+	Path string `json:"path"` // in the image
+	File string `json:"file"` // its name in the folder
+}
+
 // TextFile is a small file in an image, owned by root.
 type TextFile struct {
 	Path string `json:"path"`
@@ -112,12 +143,60 @@ type Link struct {
 	Target string `json:"target"`
 }
 
+// What becomes of a component's volumes when a release goes back.
+const (
+	Stays   = "stays"   // an earlier version reads what a later one wrote
+	Restore = "restore" // it does not: data is dumped before the later version starts, and put back
+)
+
+// Offer is something that a component has for others: a secret of its own that
+// is shared, or what a hook makes for each client.
+type Offer struct {
+	Name string `json:"name"`
+	// Hook is a Job in the folder "hooks", run for each client in the component's
+	// own namespace. "CLIENT" in it stands for the client's name. Doing it again
+	// changes nothing.
+	Hook string `json:"hook,omitempty"`
+	// Generate are the keys of the secret that client and hook have in common.
+	Generate map[string]int `json:"generate,omitempty"`
+	// Share names a secret of the component, of which clients get the keys.
+	Share *Share `json:"share,omitempty"`
+}
+
+// Share is a part of a secret.
+type Share struct {
+	Secret string   `json:"secret"`
+	Keys   []string `json:"keys"`
+}
+
+// Use takes an offer of another component.
+type Use struct {
+	Component string `json:"component"`
+	Offer     string `json:"offer"`
+	Secret    string `json:"secret"` // its name in the namespace of the one that uses it
+}
+
 // Secret is made once on the node: for each key of Generate, that many random
-// characters.
+// characters; for each of Pairs, an RSA key and a certificate for it.
 type Secret struct {
 	Name      string         `json:"name"`
 	Namespace string         `json:"namespace"`
-	Generate  map[string]int `json:"generate"`
+	Generate  map[string]int `json:"generate,omitempty"`
+	Pairs     []Pair         `json:"pairs,omitempty"`
+	From      *From          `json:"-"` // in place of both: what another one holds
+}
+
+// Pair is a private key, PKCS #8 in PEM, and a certificate that it signed itself.
+type Pair struct {
+	Key         string `json:"key"`         // its key in the secret
+	Certificate string `json:"certificate"` // and that of the certificate
+	CommonName  string `json:"commonName"`
+}
+
+// From names the secret that another one's values come from.
+type From struct {
+	Name, Namespace string
+	Keys            []string // none means all
 }
 
 // Ready is an object whose readiness is the component's.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
+	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/signing"
 )
 
@@ -68,18 +69,37 @@ func loadComponent(fsys fs.FS, name string) (Component, error) {
 	if c.Name != name {
 		return c, fmt.Errorf("cannot use %s: its name is %q", file, c.Name)
 	}
-	names, err := fs.Glob(fsys, path.Join("components", name, "manifests", "*.yaml"))
-	if err != nil {
-		return c, fmt.Errorf("internal error: %w", err)
+	manifests, err := folder(fsys, name, "manifests/*.yaml")
+	hooks, herr := folder(fsys, name, "hooks/*.yaml")
+	data, derr := folder(fsys, name, "files/*")
+	if err := errors.Join(err, herr, derr); err != nil {
+		return c, fmt.Errorf("cannot load component %s: %w", name, err)
 	}
+	c.Manifests, c.Hooks, c.Files = manifests, map[string]File{}, map[string][]byte{}
+	for _, f := range hooks {
+		c.Hooks[path.Base(f.Name)] = f
+	}
+	for _, f := range data {
+		c.Files[path.Base(f.Name)] = f.Data
+	}
+	return c, nil
+}
+
+// folder reads the files of a component that match a pattern, by name.
+func folder(fsys fs.FS, component, pattern string) ([]File, error) {
+	names, err := fs.Glob(fsys, path.Join("components", component, pattern))
+	if err != nil {
+		return nil, fmt.Errorf("internal error: %w", err)
+	}
+	var out []File
 	for _, n := range names {
 		b, err := fs.ReadFile(fsys, n)
 		if err != nil {
-			return c, fmt.Errorf("cannot load component %s: %w", name, err)
+			return nil, err
 		}
-		c.Manifests = append(c.Manifests, File{strings.TrimPrefix(n, "components/"), b})
+		out = append(out, File{strings.TrimPrefix(n, "components/"), b})
 	}
-	return c, nil
+	return out, nil
 }
 
 var (
@@ -121,20 +141,22 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 			}
 			owner[im.Name] = c.Name
 			if im.Upstream == (Upstream{}) || im.Source.holdsSomething() {
-				checkSource(im, programs, fault)
+				checkSource(c, im, programs, fault)
 			}
 			checkUpstream(im, fault)
 		}
 		for _, s := range c.Secrets {
-			for key, n := range s.Generate {
-				if n < 16 || n > 1024 {
-					fault("secret %s: %s of %d characters; want 16 to 1024", s.Name, key, n)
+			checkGenerate(s.Name, s.Generate, fault)
+			if s.Name == "" || s.Namespace == "" || len(s.Generate)+len(s.Pairs) == 0 {
+				fault("a secret needs name, namespace, and generate or pairs")
+			}
+			for _, p := range s.Pairs {
+				if p.Key == "" || p.Certificate == "" || p.CommonName == "" {
+					fault("secret %s: a pair needs key, certificate and commonName", s.Name)
 				}
 			}
-			if s.Name == "" || s.Namespace == "" || len(s.Generate) == 0 {
-				fault("a secret needs name, namespace and generate")
-			}
 		}
+		checkShape(c, all, fault)
 		for _, r := range c.Ready {
 			if !slices.Contains([]string{"Deployment", "DaemonSet", "StatefulSet", "Job"}, r.Kind) || r.Name == "" || r.Namespace == "" {
 				fault("cannot wait for %s %s/%s", r.Kind, r.Namespace, r.Name)
@@ -154,6 +176,9 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 		if err != nil {
 			errs = append(errs, err)
 			continue
+		}
+		if !slices.Contains([]string{"", Stays, Restore}, c.Rollback) || c.Rollback == "" && keepsData(objects) {
+			fault("rollback is %q; one that keeps data says %s or %s", c.Rollback, Stays, Restore)
 		}
 		for _, r := range c.Ready {
 			want := object{kind: r.Kind, namespace: r.Namespace, name: r.Name}
@@ -191,8 +216,20 @@ func checkPath(p string, fault func(string, ...any)) {
 	}
 }
 
-func checkSource(im Image, programs map[[2]string]bool, fault func(string, ...any)) {
+func checkSource(c Component, im Image, programs map[[2]string]bool, fault func(string, ...any)) {
 	s := im.Source
+	for _, a := range s.Maven {
+		checkPath(a.Path, fault)
+		if _, err := store.ParseDigest(string(a.Digest)); err != nil || a.Size <= 0 || !strings.HasSuffix(a.Artifact, ":tar.gz") {
+			fault("image %s: artifact %s needs digest and size, and to be a tar.gz", im.Name, a.Artifact)
+		}
+	}
+	for _, d := range s.Data {
+		checkPath(d.Path, fault)
+		if _, ok := c.Files[d.File]; !ok {
+			fault("image %s: there is no files/%s", im.Name, d.File)
+		}
+	}
 	for _, p := range s.Go {
 		checkProgram(p, programs, fault)
 	}

@@ -47,7 +47,7 @@ func order(all []Component, names []string) ([]Component, error) {
 			return
 		}
 		state[name] = visiting
-		for _, n := range sorted(c.Needs) {
+		for _, n := range sorted(c.AllNeeds()) {
 			visit(n, append(slices.Clone(way), name))
 		}
 		state[name] = done

@@ -21,10 +21,14 @@ import (
 // lacks is an error that names file and line; all are reported together.
 func Render(c Component, digests map[string]store.Digest) ([]File, error) {
 	objects, err := pin(c, digests)
-	if err != nil {
+	hooks, herr := renderHooks(c, digests)
+	if err := errors.Join(err, herr); err != nil {
 		return nil, err
 	}
-	return files(objects), nil
+	for i := range hooks {
+		hooks[i].hook = true
+	}
+	return files(append(objects, hooks...)), nil
 }
 
 // pin reads the objects of c and pins their images.
@@ -52,6 +56,7 @@ func pin(c Component, digests map[string]store.Digest) ([]object, error) {
 type object struct {
 	kind, namespace, name string
 	yaml                  []byte
+	hook                  bool // of another component, before workloads
 }
 
 func (o object) key() string { return o.kind + " " + o.namespace + "/" + o.name }
@@ -130,10 +135,15 @@ func (o Object) pin(digests map[string]store.Digest) (object, error) {
 		}
 		t.in[t.key] = string(b)
 	}
-	ready := object{kind: o.Kind, namespace: o.Namespace, name: o.Name}
 	if err := errors.Join(errs...); err != nil {
-		return ready, err
+		return object{}, err
 	}
+	return o.canonical()
+}
+
+// canonical is o as it is applied.
+func (o Object) canonical() (object, error) {
+	ready := object{kind: o.Kind, namespace: o.Namespace, name: o.Name}
 	b, err := yaml.Marshal(o.Data) // keys sorted
 	if err != nil {
 		return ready, fmt.Errorf("cannot write %s: %w", ready.key(), err)

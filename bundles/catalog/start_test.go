@@ -1,9 +1,15 @@
 package catalog
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -68,6 +74,150 @@ mkdir "$d" && echo 17 > "$d/PG_VERSION"
 	}
 }
 
+// TestPostgresDatabase runs the real program with a psql that keeps what it is
+// told, or does not reach a server.
+func TestPostgresDatabase(t *testing.T) {
+	program := buildProgram(t, "postgres-start", "postgres-database")
+	const admin, client = "0123456789abcdefADMIN", "0123456789abcdefCLIENT"
+	for _, c := range []struct {
+		name, client, psql string
+		want               string // in the output
+		ok                 bool
+	}{
+		{"works", "web-1", "#!/bin/sh\nset -e\ncat > $(dirname $0)/statements\necho $PGPASSWORD@$PGHOST\n", admin + "@db.example", true},
+		{"refused", "web-1", "#!/bin/sh\nexit 3\n", "cannot make role and database web-1", false},
+		{"a name with a quote", "web\"; drop", "#!/bin/sh\n", "want the name of a client", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			put(t, dir+"/psql", c.psql, 0o755)
+			put(t, dir+"/admin", admin, 0o600)
+			put(t, dir+"/client", client+"\n", 0o600)
+			cmd := exec.Command(program, c.client)
+			cmd.Env = []string{"PSQL=" + dir + "/psql", "PGHOST=db.example", "PGPASSWORD_FILE=" + dir + "/admin", "CLIENT_PASSWORD_FILE=" + dir + "/client"}
+			b, err := cmd.CombinedOutput()
+			if (err == nil) != c.ok || !strings.Contains(string(b), c.want) {
+				t.Errorf("ended with %v:\n%s", err, b)
+			}
+			if !c.ok {
+				return
+			}
+			b, err = os.ReadFile(dir + "/statements")
+			if err != nil {
+				t.Fatal(err)
+			}
+			said := string(b)
+			for _, w := range []string{`CREATE ROLE "web-1"`, `CREATE DATABASE "web-1" OWNER "web-1"`, "PASSWORD 'SCRAM-SHA-256$4096:"} {
+				if !strings.Contains(said, w) {
+					t.Errorf("no %s in\n%s", w, said)
+				}
+			}
+			if strings.Contains(said, client) || strings.Contains(said, admin) {
+				t.Errorf("a password is in\n%s", said)
+			}
+		})
+	}
+}
+
+// A shell script stands for Java: it says what it was asked to build, and that
+// it was started.
+func TestKeycloakStart(t *testing.T) {
+	program := buildRecipe(t, "keycloak-start")
+	dir := t.TempDir()
+	put(t, dir+"/realm.json", `{"a": ["file:`+dir+`/key"], "b": {"c": "plain", "d": 1}}`, 0o600)
+	put(t, dir+"/key", "-----BEGIN\n\"x\"\n", 0o600)
+	for _, d := range []string{"/jvm/bin", "/original", "/server"} {
+		if err := os.MkdirAll(dir+d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(t, dir+"/jvm/release", "21.0.13", 0o600)
+	put(t, dir+"/jvm/bin/java", `#!/bin/sh
+case "$2" in
+build) test ! -e "$AUGMENT_TO/fail" && cat "$AUGMENT_TO/app" && echo "built $*" >>"$AUGMENT_TO/app" ;;
+start) echo "started $DB_PASSWORD/$DB_PASSWORD_FILE" ;;
+esac
+`, 0o700)
+	put(t, dir+"/original/app", "original\n", 0o600)
+	run := func() (string, error) {
+		cmd := exec.Command(program, dir+"/jvm/bin/java", "main", "start", "--optimized")
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "REALM=" + dir + "/realm.json", "REALM_IMPORT=" + dir + "/import.json", "DB_PASSWORD_FILE=" + dir + "/password",
+			"AUGMENT_FROM=" + dir + "/original", "AUGMENT_TO=" + dir + "/server", "AUGMENT_OPTIONS=--db=postgres  --features=docker"}
+		b, err := cmd.CombinedOutput()
+		return string(b), err
+	}
+	if out, err := run(); err == nil || !strings.Contains(out, "/password") {
+		t.Errorf("started without its password: %s", out)
+	}
+	put(t, dir+"/password", "secret\n", 0o600)
+
+	const built = "original\nbuilt main build --db=postgres --features=docker\n"
+	starts := func(what, app string, builds bool) {
+		t.Helper()
+		out, err := run()
+		if err != nil || !strings.HasSuffix(out, "started secret/\n") || strings.Contains(out, "making the server") != builds {
+			t.Errorf("%s: %v: %s", what, err, out)
+		}
+		if got, err := os.ReadFile(dir + "/server/app"); err != nil || string(got) != app {
+			t.Errorf("%s: the server is %q, %v", what, got, err)
+		}
+	}
+	starts("the first time", built, true)
+	starts("the second time", built, false)
+	put(t, dir+"/original/app", "newer\n", 0o600)
+	starts("after an update", strings.Replace(built, "original", "newer", 1), true)
+	put(t, dir+"/jvm/release", "21.0.14", 0o600)
+	starts("with another Java", strings.Replace(built, "original", "newer", 1), true)
+
+	got, err := os.ReadFile(dir + "/import.json")
+	if want := `{"a":["-----BEGIN\n\"x\""],"b":{"c":"plain","d":1}}`; err != nil || string(got) != want {
+		t.Errorf("the realm is %s, %v", got, err)
+	}
+
+	// A step that failed leaves no mark: the next start does it again.
+	put(t, dir+"/original/fail", "", 0o600)
+	if out, err := run(); err == nil || !strings.Contains(out, "cannot make the server: build") {
+		t.Errorf("started though the step failed: %s", out)
+	}
+	if err := os.Remove(dir + "/original/fail"); err != nil {
+		t.Fatal(err)
+	}
+	starts("after a failure", strings.Replace(built, "original", "newer", 1), true)
+}
+
+func TestRegistryStart(t *testing.T) {
+	program := buildRecipe(t, "registry-start")
+	dir := t.TempDir()
+	put(t, dir+"/secret", "s3cret\n", 0o600)
+	put(t, dir+"/tls.crt", "no certificate", 0o600)
+	run := func() (string, error) {
+		cmd := exec.Command(program, "/bin/sh", "-c", "echo $REGISTRY_HTTP_SECRET")
+		cmd.Env = []string{"TOKEN_CERTIFICATE=" + dir + "/tls.crt", "KEY_SET=" + dir + "/keys.json", "SECRET_FILE=" + dir + "/secret"}
+		b, err := cmd.CombinedOutput()
+		return string(b), err
+	}
+	if out, err := run(); err == nil || !strings.Contains(out, "tls.crt: no certificate in PEM") {
+		t.Errorf("started without a certificate: %s", out)
+	}
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir+"/tls.crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), 0o600)
+	if out, err := run(); err != nil || out != "s3cret\n" {
+		t.Errorf("%v: %s", err, out)
+	}
+	got, err := os.ReadFile(dir + "/keys.json")
+	if err != nil || !regexp.MustCompile(`"kid":"([A-Z2-7]{4}:){11}[A-Z2-7]{4}"`).Match(got) {
+		t.Errorf("the key set is %s, %v", got, err)
+	}
+}
+
 func TestPauseEndsWhenTold(t *testing.T) {
 	cmd := exec.Command(buildRecipe(t, "pause"))
 	if err := cmd.Start(); err != nil {
@@ -82,8 +232,11 @@ func TestPauseEndsWhenTold(t *testing.T) {
 	}
 }
 
-// buildRecipe compiles a recipe that needs the standard library alone.
-func buildRecipe(t *testing.T, name string) string {
+// buildRecipe compiles a recipe with one program of its name, or the program
+// that has it, which needs the standard library alone.
+func buildRecipe(t *testing.T, name string) string { return buildProgram(t, name, name) }
+
+func buildProgram(t *testing.T, name, program string) string {
 	t.Helper()
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("no go command to compile with")
@@ -103,7 +256,7 @@ func buildRecipe(t *testing.T, name string) string {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return paths[name]
+			return paths[program]
 		}
 	}
 	t.Fatalf("no recipe %s", name)

@@ -10,7 +10,8 @@ import (
 )
 
 // steps are the files that Render returns, in order of application, and the
-// kinds in each; a kind that none of them lists goes into the custom ones.
+// kinds in each; a kind that none of them lists goes into the custom ones,
+// hooks into theirs.
 var steps = []struct {
 	name  string
 	kinds []string
@@ -20,18 +21,22 @@ var steps = []struct {
 	{"30-access.yaml", []string{"ServiceAccount", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"}},
 	{"40-config.yaml", []string{"ConfigMap", "Secret", "NetworkPolicy", "ResourceQuota", "LimitRange", "PodDisruptionBudget",
 		"PersistentVolume", "PersistentVolumeClaim", "Service", "Ingress", "IngressClass"}},
+	{"45-hooks.yaml", nil},
 	{"50-workloads.yaml", []string{"Pod", "Deployment", "DaemonSet", "StatefulSet", "ReplicaSet", "Job", "CronJob"}},
 	{"60-custom.yaml", nil},
 	{"70-admission.yaml", []string{"APIService", "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration",
 		"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}},
 }
 
-const customStep = 5
+const hookStep, customStep = 4, 6
 
-// step is the index in steps of a kind, and where it stands within the step.
-func step(kind string) (int, int) {
+// step is the index in steps of an object, and where it stands within the step.
+func step(o object) (int, int) {
+	if o.hook {
+		return hookStep, 0
+	}
 	for i, s := range steps {
-		if j := slices.Index(s.kinds, kind); j >= 0 {
+		if j := slices.Index(s.kinds, o.kind); j >= 0 {
 			return i, j
 		}
 	}
@@ -41,8 +46,8 @@ func step(kind string) (int, int) {
 // files writes the objects in order: by step, kind, namespace and name.
 func files(objects []object) []File {
 	slices.SortFunc(objects, func(a, b object) int {
-		si, sj := step(a.kind)
-		ti, tj := step(b.kind)
+		si, sj := step(a)
+		ti, tj := step(b)
 		if si != ti {
 			return si - ti
 		}
@@ -56,10 +61,10 @@ func files(objects []object) []File {
 	for i, o := range objects {
 		at.WriteString("---\n")
 		at.Write(o.yaml)
-		s, _ := step(o.kind)
+		s, _ := step(o)
 		last := i == len(objects)-1
 		if !last {
-			next, _ := step(objects[i+1].kind)
+			next, _ := step(objects[i+1])
 			last = next != s
 		}
 		if last {

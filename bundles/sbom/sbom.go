@@ -29,6 +29,7 @@ type Kind string
 const (
 	Deb    Kind = "deb"
 	Golang Kind = "golang"
+	Maven  Kind = "maven"
 	File   Kind = "file"
 	Image  Kind = "image"
 )
@@ -141,7 +142,7 @@ func convert(p Package) (packageJSON, error) {
 	bad := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s %s %s: %s", p.Kind, p.Name, p.Version, fmt.Sprintf(format, args...)))
 	}
-	purposes := map[Kind]string{Deb: "LIBRARY", Golang: "LIBRARY", File: "FILE", Image: "CONTAINER"}
+	purposes := map[Kind]string{Deb: "LIBRARY", Golang: "LIBRARY", Maven: "LIBRARY", File: "FILE", Image: "CONTAINER"}
 	j := packageJSON{
 		Name: p.Name, Version: p.Version, Source: p.Source,
 		Download: Unknown, Copyright: Unknown, Concluded: Unknown,

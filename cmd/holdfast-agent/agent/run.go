@@ -150,7 +150,7 @@ func (a *agent) bringUpNode(ctx context.Context, c node.Config) (node.Node, erro
 }
 
 func (a *agent) secret(s node.Secret) (map[string]string, error) {
-	return secrets.Ensure(a.host.path(secretsDir), s.Namespace, s.Name, s.Generate, a.host.Random)
+	return secrets.Ensure(a.host.path(secretsDir), s, a.host.Random)
 }
 
 // network writes networkd's files and waits until the address is there.

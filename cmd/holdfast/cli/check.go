@@ -122,6 +122,8 @@ func (a *app) closure(in inputs, l airgap.Lock) (check.Report, error) {
 	var objects []catalog.Object
 	for _, c := range slices.Concat(in.components, []catalog.Component{in.siteComponent()}) {
 		read, err := catalog.Read(c)
+		hooks, herr := catalog.ReadHooks(c)
+		read, err = append(read, hooks...), errors.Join(err, herr)
 		if err != nil {
 			broken = append(broken, findingsOf(check.Manifest, err)...)
 		} else {

@@ -32,7 +32,7 @@ func (b builder) images(ctx context.Context, programs map[string]store.Content) 
 			if _, fetched := b.lock.Image(im.Name); fetched {
 				continue
 			}
-			spec, err := b.container(im, programs)
+			spec, err := b.container(c, im, programs)
 			if err != nil {
 				return nil, err
 			}
@@ -65,7 +65,7 @@ func (b builder) digests(images []bundles.Image) map[string]store.Digest {
 	return out
 }
 
-func (b builder) container(im catalog.Image, programs map[string]store.Content) (image.Container, error) {
+func (b builder) container(k catalog.Component, im catalog.Image, programs map[string]store.Content) (image.Container, error) {
 	c := image.Container{Name: im.Name, Config: oci.Config{
 		Entrypoint: im.Source.Entrypoint, Cmd: im.Source.Cmd, Env: im.Source.Env,
 		User: im.Source.User, WorkingDir: im.Source.WorkingDir,
@@ -79,6 +79,12 @@ func (b builder) container(im catalog.Image, programs map[string]store.Content) 
 	}
 	for _, p := range im.Source.Go {
 		c.Programs = append(c.Programs, image.ContainerFile{Path: strings.TrimPrefix(p.Path, "/"), Program: programs[p.Recipe+"/"+p.Program]})
+	}
+	for _, a := range im.Source.Maven {
+		c.Archives = append(c.Archives, image.Archive{Name: a.Artifact, Content: a.Content(), Path: strings.TrimPrefix(a.Path, "/"), Drop: a.Drop})
+	}
+	for _, d := range im.Source.Data {
+		c.Files = append(c.Files, rootfs.File{Path: strings.TrimPrefix(d.Path, "/"), Mode: rootfs.TypeRegular | 0o644, Data: rootfs.Bytes(k.Files[d.File])})
 	}
 	for _, d := range im.Source.Dirs {
 		c.Files = append(c.Files, rootfs.File{Path: strings.TrimPrefix(d.Path, "/"), Mode: rootfs.TypeDir | catalog.Perm(d.Mode), UID: d.UID, GID: d.GID})
@@ -109,8 +115,13 @@ func (b builder) compose(o image.OS, boot bootParts, images []bundles.Image, pro
 		},
 		Images: images,
 	}
+	digests := b.digests(images)
 	var err error
-	if in.Manifests, err = b.manifests(b.digests(images)); err != nil {
+	if in.Manifests, err = b.manifests(digests); err != nil {
+		return bundles.Release{}, err
+	}
+	config, err := b.nodeConfig(images, digests)
+	if err != nil {
 		return bundles.Release{}, err
 	}
 	write := func(v any) (c store.Content) {
@@ -124,7 +135,7 @@ func (b builder) compose(o image.OS, boot bootParts, images []bundles.Image, pro
 		return c
 	}
 	in.Site = write(b.in.site)
-	in.Node = write(b.nodeConfig(images))
+	in.Node = write(config)
 	in.Provenance = write(b.provenance())
 	if err != nil {
 		return bundles.Release{}, err
@@ -185,7 +196,7 @@ func (in inputs) siteComponent() catalog.Component {
 	return c
 }
 
-func (b builder) nodeConfig(images []bundles.Image) node.Config {
+func (b builder) nodeConfig(images []bundles.Image, digests map[string]store.Digest) (node.Config, error) {
 	s := b.in.site
 	c := node.Config{
 		Name: s.Name, Release: int(s.Release), Zone: s.Zone, Domain: s.Domain, Epoch: b.lock.Epoch,
@@ -206,19 +217,38 @@ func (b builder) nodeConfig(images []bundles.Image) node.Config {
 		}
 	}
 	for _, k := range b.in.components {
-		nc := node.Component{Name: k.Name, Namespace: k.Namespace, Needs: k.Needs}
-		for _, s := range k.Secrets {
-			nc.Secrets = append(nc.Secrets, node.Secret{Name: s.Name, Namespace: s.Namespace, Generate: s.Generate})
-		}
-		for _, r := range k.Ready {
-			nc.Ready = append(nc.Ready, node.Ready{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name})
+		nc, err := nodeComponent(k, digests)
+		if err != nil {
+			return c, err
 		}
 		c.Components = append(c.Components, nc)
 	}
 	if len(s.Manifests) > 0 {
 		c.Components = append(c.Components, node.Component{Name: "site"})
 	}
-	return c
+	return c, nil
+}
+
+func nodeComponent(k catalog.Component, digests map[string]store.Digest) (node.Component, error) {
+	c := node.Component{Name: k.Name, Namespace: k.Namespace, Needs: k.AllNeeds(), Rollback: k.Rollback}
+	for _, s := range k.Secrets {
+		n := node.Secret{Name: s.Name, Namespace: s.Namespace, Generate: s.Generate}
+		for _, p := range s.Pairs {
+			n.Pairs = append(n.Pairs, node.Pair(p))
+		}
+		if s.From != nil {
+			n.From = &node.From{Name: s.From.Name, Namespace: s.From.Namespace, Keys: s.From.Keys}
+		}
+		c.Secrets = append(c.Secrets, n)
+	}
+	for _, r := range k.Ready {
+		c.Ready = append(c.Ready, node.Ready(r))
+	}
+	first, err := catalog.First(k, digests)
+	for _, r := range first {
+		c.First = append(c.First, node.Ready(r))
+	}
+	return c, err
 }
 
 // provenance says what the release was made from and by.
@@ -304,6 +334,9 @@ func (b builder) sbom(o image.OS, images []bundles.Image, programs map[string]st
 				}
 				p.Contains = append(p.Contains, ds...)
 			}
+			for _, a := range im.Source.Maven {
+				p.Contains = append(p.Contains, mavenPackage(a))
+			}
 			use := map[string]string{}
 			for _, g := range im.Source.Go {
 				use[g.Program] = b.store.Path(programs[g.Recipe+"/"+g.Program].Digest)
@@ -334,4 +367,12 @@ func (b builder) sbom(o image.OS, images []bundles.Image, programs map[string]st
 		return store.Content{}, err
 	}
 	return b.store.WriteBytes(doc.Bytes())
+}
+
+func mavenPackage(a catalog.Archive) sbom.Package {
+	f := strings.Split(a.Artifact, ":")
+	return sbom.Package{
+		Kind: sbom.Maven, Name: f[0] + ":" + f[1], Version: f[2], SHA256: a.Digest.Hex(),
+		PURL: "pkg:maven/" + f[0] + "/" + f[1] + "@" + f[2] + "?type=" + f[3],
+	}
 }

@@ -72,7 +72,7 @@ func TestImagesOfTheSite(t *testing.T) {
 			t.Errorf("%s: got %v", as, err)
 		}
 	}
-	if c := b.nodeConfig(images); len(c.Images) != 1 || c.Images[0].Ref() != im.Name+"@"+string(im.Digest) {
+	if c, err := b.nodeConfig(images, b.digests(images)); err != nil || len(c.Images) != 1 || c.Images[0].Ref() != im.Name+"@"+string(im.Digest) {
 		t.Errorf("node.json has %+v", c.Images)
 	}
 	if p := b.provenance().(map[string]any); p["images"] == nil {

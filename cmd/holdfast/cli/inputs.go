@@ -17,6 +17,7 @@ import (
 	"holdfast.dev/holdfast/airgap/origin/debian"
 	"holdfast.dev/holdfast/airgap/origin/gomod"
 	fetch "holdfast.dev/holdfast/airgap/origin/http"
+	"holdfast.dev/holdfast/airgap/origin/maven"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/image"
@@ -80,6 +81,9 @@ func (a *app) load() (inputs, error) {
 		origins[c.Name] = c.Origin
 	}
 	if in.components, err = catalog.Order(names); err != nil {
+		return in, err
+	}
+	if in.components, err = catalog.Wire(in.components); err != nil {
 		return in, err
 	}
 	if err := in.engineVersion(); err != nil {
@@ -168,6 +172,11 @@ func (in *inputs) ask(dir string, recipes []gobuild.Recipe, origins map[string]s
 		for _, im := range c.Images {
 			if len(im.Source.Debs) > 0 {
 				in.request.Sets = append(in.request.Sets, airgap.Want{Name: imageSet(im.Name), Packages: im.Source.Debs, Exclude: excludes(im.Source.Exclude)})
+			}
+			for _, a := range im.Source.Maven {
+				if n := (airgap.Artifact{Name: a.Artifact, Content: a.Content()}); !slices.Contains(in.request.Maven, n) {
+					in.request.Maven = append(in.request.Maven, n)
+				}
 			}
 			for _, p := range im.Source.Go {
 				used[p.Recipe] = true
@@ -313,12 +322,29 @@ func (a *app) lockNetwork(site overlays.Site) (airgap.Network, error) {
 	return airgap.Network{Debian: c, Registry: r, Files: f}, errors.Join(derr, rerr)
 }
 
+// mavenClient says how Maven repositories are reached; there may be none.
+func (a *app) mavenClient(site overlays.Site) (*maven.Client, error) {
+	host := maven.Host{Home: a.Getenv("MAVEN_HOME")}
+	if home := a.Getenv("HOME"); home != "" {
+		host.Settings = filepath.Join(home, ".m2", "settings.xml")
+	}
+	if p, err := exec.LookPath("mvn"); err == nil && host.Home == "" {
+		if p, err = filepath.EvalSymlinks(p); err == nil {
+			host.Home = filepath.Dir(filepath.Dir(p))
+		}
+	}
+	repos, err := maven.Repositories(a.Getenv, host, site.Mirrors.Maven)
+	f := fetch.Client{HTTP: &http.Client{Transport: transport()}, Waiting: a.waiting}
+	return &maven.Client{Repositories: repos, Client: f}, err
+}
+
 // network says how all origins are reached.
 func (a *app) network(site overlays.Site) (airgap.Network, error) {
 	n, err := a.lockNetwork(site)
 	p, gerr := gomod.Config(a.Getenv, goEnv, site.Mirrors.GoProxy)
-	n.Go = p
-	return n, errors.Join(err, gerr)
+	m, merr := a.mavenClient(site)
+	n.Go, n.Maven = p, m
+	return n, errors.Join(err, gerr, merr)
 }
 
 // goEnv asks the host's go command where it fetches from, if there is one.

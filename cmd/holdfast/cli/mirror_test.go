@@ -112,7 +112,7 @@ func newMirror() (*mirror, error) {
 	if err := m.addHardware(want); err != nil {
 		return nil, err
 	}
-	all, err := catalog.Load()
+	all, err := catalog.Order([]string{"coredns", "postgresql"}) // what "init" puts into a site, and the engine
 	if err != nil {
 		return nil, err
 	}

@@ -68,6 +68,12 @@ func TestReasons(t *testing.T) {
 	if r := podReason(&p); r != "pod web-0: web: ErrImagePull: not found" {
 		t.Error(r)
 	}
+	s := &p.Status.ContainerStatuses[0]
+	s.State.Waiting = &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff", Message: "back-off 5m0s"}
+	s.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{Message: "starting\nno such role\n"}
+	if r := podReason(&p); r != "pod web-0: web: CrashLoopBackOff: no such role" {
+		t.Error(r)
+	}
 	p.Status = corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "no memory"}}}
 	if r := podReason(&p); r != "pod web-0: not scheduled: no memory" {
 		t.Error(r)
@@ -205,6 +211,34 @@ func TestOrder(t *testing.T) {
 	f.unready = map[string]string{"db": "gone"}
 	if h = r.Tick(t.Context()); h[0].Healthy || !h[1].Healthy {
 		t.Errorf("%+v", h)
+	}
+}
+
+// A client's workloads wait for the Job that another component runs for it.
+func TestFirst(t *testing.T) {
+	web := component(t, "web", `apiVersion: v1
+kind: Service
+metadata: {name: s, namespace: web}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: database-web-1, namespace: db}
+`)
+	web.First = []node.Ready{{Kind: "Job", Namespace: "db", Name: "database-web-1"}}
+	f := &fake{unready: map[string]string{"database-web-1": "no such role"}}
+	r := NewReconciler(f, []Component{web}, nil, func() time.Time { return time.Unix(0, 0) })
+	if h := r.Tick(t.Context()); h[0].Applied || h[0].Reason != "waits for db/database-web-1: no such role" {
+		t.Fatalf("%+v", h)
+	}
+	if want := []string{"inventory of 1", "ensure web", "Job db/database-web-1"}; !slices.Equal(f.done, want) {
+		t.Errorf("done: %q", f.done)
+	}
+	f.unready, f.done = nil, nil
+	if h := r.Tick(t.Context()); !h[0].Healthy {
+		t.Fatalf("%+v", h)
+	}
+	if want := []string{"ensure web", "Job db/database-web-1", "Service web/s"}; !slices.Equal(f.done, want) {
+		t.Errorf("then done: %q", f.done)
 	}
 }
 

@@ -2,6 +2,7 @@ package apply
 
 import (
 	"fmt"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -104,10 +105,15 @@ func podReason(p *corev1.Pod) string {
 	all := append(append([]corev1.ContainerStatus{}, p.Status.InitContainerStatuses...), p.Status.ContainerStatuses...)
 	for _, s := range all {
 		if w := s.State.Waiting; w != nil && w.Reason != "PodInitializing" {
-			return fmt.Sprintf("pod %s: %s: %s", p.Name, s.Name, withMessage(w.Reason, w.Message))
+			message := w.Message
+			// Why it ended tells more than that it is started again later.
+			if t := s.LastTerminationState.Terminated; t != nil && t.Message != "" {
+				message = lastLine(t.Message)
+			}
+			return fmt.Sprintf("pod %s: %s: %s", p.Name, s.Name, withMessage(w.Reason, message))
 		}
 		if t := s.State.Terminated; t != nil && t.ExitCode != 0 {
-			return fmt.Sprintf("pod %s: %s: exit code %d: %s", p.Name, s.Name, t.ExitCode, withMessage(t.Reason, t.Message))
+			return fmt.Sprintf("pod %s: %s: exit code %d: %s", p.Name, s.Name, t.ExitCode, withMessage(t.Reason, lastLine(t.Message)))
 		}
 	}
 	for _, s := range all {
@@ -148,4 +154,10 @@ func NodeReason(n *corev1.Node) string {
 		return withMessage(c.Reason, c.Message)
 	}
 	return "the kubelet has not reported yet"
+}
+
+// lastLine is the last line of what a program said.
+func lastLine(s string) string {
+	s = strings.TrimSpace(s)
+	return s[strings.LastIndex(s, "\n")+1:]
 }

@@ -33,6 +33,13 @@ type Component struct {
 	Objects []*unstructured.Unstructured
 }
 
+// isFirst reports whether o is a Job that the others wait for.
+func (c Component) isFirst(o *unstructured.Unstructured) bool {
+	return slices.ContainsFunc(c.First, func(r node.Ready) bool {
+		return r.Kind == o.GetKind() && r.Namespace == o.GetNamespace() && r.Name == o.GetName()
+	})
+}
+
 // Health is how a component is.
 type Health struct {
 	Name    string
@@ -101,7 +108,12 @@ func (r *Reconciler) tick(ctx context.Context, p *part) {
 		if r.now().Before(p.next) {
 			return
 		}
-		if err := r.apply(ctx, p); err != nil {
+		waits, err := r.apply(ctx, p)
+		if err == nil && waits != "" {
+			p.Reason = waits
+			return
+		}
+		if err != nil {
 			p.delay = min(max(2*p.delay, firstDelay), mostDelay)
 			p.next, p.Reason = r.now().Add(p.delay), err.Error()
 			return
@@ -121,15 +133,16 @@ func (r *Reconciler) tick(ctx context.Context, p *part) {
 	}
 }
 
-// apply makes namespaces and secrets before what refers to them. An object
-// that is refused does not keep the others back; all faults are joined.
-func (r *Reconciler) apply(ctx context.Context, p *part) error {
+// apply makes namespaces and secrets before what refers to them, and says what
+// it waits for before it applies the rest. An object that is refused does not
+// keep the others back; all faults are joined.
+func (r *Reconciler) apply(ctx context.Context, p *part) (waits string, err error) {
 	isNamespace := func(o *unstructured.Unstructured) bool { return o.GetKind() == "Namespace" }
 	var declared []string
 	for _, o := range p.Objects {
 		if isNamespace(o) {
 			if err := r.target.Apply(ctx, o); err != nil {
-				return err
+				return "", err
 			}
 			declared = append(declared, o.GetName())
 		}
@@ -143,29 +156,44 @@ func (r *Reconciler) apply(ctx context.Context, p *part) error {
 			continue
 		}
 		if err := r.target.EnsureNamespace(ctx, ns); err != nil {
-			return err
+			return "", err
 		}
 	}
 	for _, s := range p.Secrets {
 		values, err := r.secrets(s)
 		if err != nil {
-			return err
+			return "", err
 		}
 		o, err := secretObject(s.Namespace, s.Name, values)
 		if err != nil {
-			return err
+			return "", err
 		}
 		if err := r.target.Apply(ctx, o); err != nil {
-			return err
+			return "", err
 		}
 	}
 	var errs []error
 	for _, o := range p.Objects {
-		if !isNamespace(o) {
+		if p.isFirst(o) {
 			errs = append(errs, r.target.Apply(ctx, o))
 		}
 	}
-	return errors.Join(errs...)
+	for _, f := range p.First {
+		reason, err := r.target.Unready(ctx, f)
+		errs = append(errs, err)
+		if reason != "" && waits == "" {
+			waits = fmt.Sprintf("waits for %s/%s: %s", f.Namespace, f.Name, reason)
+		}
+	}
+	if waits != "" {
+		return waits, errors.Join(errs...)
+	}
+	for _, o := range p.Objects {
+		if !isNamespace(o) && !p.isFirst(o) {
+			errs = append(errs, r.target.Apply(ctx, o))
+		}
+	}
+	return "", errors.Join(errs...)
 }
 
 func (r *Reconciler) unhealthy(names []string) []string {

@@ -83,14 +83,33 @@ type Component struct {
 	Namespace string   `json:"namespace"`
 	Needs     []string `json:"needs"` // one that is no component here is part of the OS
 	Secrets   []Secret `json:"secrets"`
+	First     []Ready  `json:"first,omitempty"` // Jobs that must have ended before its workloads are applied
 	Ready     []Ready  `json:"ready"`
+	Rollback  string   `json:"rollback,omitempty"` // of its volumes: "stays" or "restore"
 }
 
 // Secret is made on the node; Generate gives the length of each key's value.
+// With From, it holds what another secret holds, and nothing is made.
 type Secret struct {
 	Name      string         `json:"name"`
 	Namespace string         `json:"namespace"`
 	Generate  map[string]int `json:"generate"`
+	Pairs     []Pair         `json:"pairs,omitempty"`
+	From      *From          `json:"from,omitempty"`
+}
+
+// Pair names the keys of a private key and of the certificate that it signed.
+type Pair struct {
+	Key         string `json:"key"`
+	Certificate string `json:"certificate"`
+	CommonName  string `json:"commonName"`
+}
+
+// From is another secret of the node, or some keys of it.
+type From struct {
+	Name      string   `json:"name"`
+	Namespace string   `json:"namespace"`
+	Keys      []string `json:"keys,omitempty"` // none means all
 }
 
 // Ready names a workload that must be rolled out for its component to be healthy.
@@ -133,6 +152,9 @@ func Parse(b []byte) (Config, error) {
 		for _, s := range k.Secrets {
 			if !label.MatchString(s.Name) || !label.MatchString(s.Namespace) {
 				bad("component %s: secret %q in %q", k.Name, s.Name, s.Namespace)
+			}
+			if f := s.From; f != nil && (!label.MatchString(f.Name) || !label.MatchString(f.Namespace) || len(s.Generate)+len(s.Pairs) > 0) {
+				bad("component %s: secret %s from %q in %q", k.Name, s.Name, f.Name, f.Namespace)
 			}
 			for key, n := range s.Generate {
 				if n < 1 || n > 1024 {

@@ -13,18 +13,24 @@ import (
 	"slices"
 
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/atomicfile"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 )
 
 const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
-// Ensure returns the secret namespace/name, kept as a file in dir. A key of
-// generate that the file does not have is made, of so many characters of
-// [A-Za-z0-9]; a key that it has is never changed. What is returned is on disk.
-func Ensure(dir, namespace, name string, generate map[string]int, random io.Reader) (map[string]string, error) {
+// Ensure returns the secret s, kept as a file in dir. A key to generate that
+// the file does not have is made, of so many characters of [A-Za-z0-9], and so
+// is a pair; what it has is never changed. What is returned is on disk. A secret
+// from another one is not kept: the other, which must be there, is read.
+func Ensure(dir string, s node.Secret, random io.Reader) (map[string]string, error) {
+	if s.From != nil {
+		return part(dir, s)
+	}
+	namespace, name, generate := s.Namespace, s.Name, s.Generate
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot keep secrets: %w", err)
 	}
-	file := filepath.Join(dir, namespace+"_"+name+".json")
+	file := fileOf(dir, namespace, name)
 	have := map[string]string{}
 	b, err := os.ReadFile(file)
 	switch {
@@ -47,6 +53,15 @@ func Ensure(dir, namespace, name string, generate map[string]int, random io.Read
 		}
 		changed = true
 	}
+	for _, p := range s.Pairs {
+		if have[p.Key] != "" && have[p.Certificate] != "" {
+			continue
+		}
+		if have[p.Key], have[p.Certificate], err = pair(p.CommonName); err != nil {
+			return nil, fmt.Errorf("cannot make secret %s/%s: %w", namespace, name, err)
+		}
+		changed = true
+	}
 	if !changed {
 		return have, nil
 	}
@@ -57,6 +72,34 @@ func Ensure(dir, namespace, name string, generate map[string]int, random io.Read
 		return nil, fmt.Errorf("cannot write secret %s/%s: %w", namespace, name, err)
 	}
 	return have, nil
+}
+
+func fileOf(dir, namespace, name string) string {
+	return filepath.Join(dir, namespace+"_"+name+".json")
+}
+
+// part reads the keys that s takes from another secret.
+func part(dir string, s node.Secret) (map[string]string, error) {
+	b, err := os.ReadFile(fileOf(dir, s.From.Namespace, s.From.Name))
+	all := map[string]string{}
+	if err == nil {
+		err = json.Unmarshal(b, &all)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot take secret %s/%s from %s/%s: %w", s.Namespace, s.Name, s.From.Namespace, s.From.Name, err)
+	}
+	if len(s.From.Keys) == 0 {
+		return all, nil
+	}
+	out := map[string]string{}
+	for _, k := range s.From.Keys {
+		v, ok := all[k]
+		if !ok {
+			return nil, fmt.Errorf("cannot take secret %s/%s from %s/%s: it has no %s", s.Namespace, s.Name, s.From.Namespace, s.From.Name, k)
+		}
+		out[k] = v
+	}
+	return out, nil
 }
 
 // Password is n characters of [A-Za-z0-9], each as likely as the others.

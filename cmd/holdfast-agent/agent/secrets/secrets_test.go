@@ -3,26 +3,28 @@ package secrets_test
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/tls"
 	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"testing"
 
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/secrets"
 )
 
 func TestMadeOnce(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "secrets")
-	first, err := secrets.Ensure(dir, "db", "admin", map[string]int{"password": 32}, rand.Reader)
+	first, err := secrets.Ensure(dir, node.Secret{Namespace: "db", Name: "admin", Generate: map[string]int{"password": 32}}, rand.Reader)
 	if err != nil || !regexp.MustCompile(`^[A-Za-z0-9]{32}$`).MatchString(first["password"]) {
 		t.Fatalf("%v, %v", first, err)
 	}
-	second, err := secrets.Ensure(dir, "db", "admin", map[string]int{"password": 64, "salt": 8}, rand.Reader)
+	second, err := secrets.Ensure(dir, node.Secret{Namespace: "db", Name: "admin", Generate: map[string]int{"password": 64, "salt": 8}}, rand.Reader)
 	if err != nil || second["password"] != first["password"] || len(second["salt"]) != 8 {
 		t.Errorf("then %v, %v", second, err)
 	}
-	third, err := secrets.Ensure(dir, "db", "admin", nil, nil)
+	third, err := secrets.Ensure(dir, node.Secret{Namespace: "db", Name: "admin", Generate: nil}, nil)
 	if err != nil || !maps.Equal(second, third) {
 		t.Errorf("read back %v, %v", third, err)
 	}
@@ -34,8 +36,37 @@ func TestMadeOnce(t *testing.T) {
 	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := secrets.Ensure(dir, "db", "admin", map[string]int{"password": 32}, rand.Reader); err == nil {
+	if _, err := secrets.Ensure(dir, node.Secret{Namespace: "db", Name: "admin", Generate: map[string]int{"password": 32}}, rand.Reader); err == nil {
 		t.Error("a damaged secret was replaced")
+	}
+}
+
+func TestPairAndItsShare(t *testing.T) {
+	dir := t.TempDir()
+	s := node.Secret{Namespace: "id", Name: "tokens", Pairs: []node.Pair{{Key: "key", Certificate: "certificate", CommonName: "tokens"}}}
+	made, err := secrets.Ensure(dir, s, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tls.X509KeyPair([]byte(made["certificate"]), []byte(made["key"])); err != nil {
+		t.Error(err)
+	}
+	again, err := secrets.Ensure(dir, s, rand.Reader)
+	if err != nil || !maps.Equal(made, again) {
+		t.Errorf("another pair was made: %v", err)
+	}
+	share := node.Secret{Namespace: "registry", Name: "tokens", From: &node.From{Namespace: "id", Name: "tokens", Keys: []string{"certificate"}}}
+	got, err := secrets.Ensure(dir, share, nil)
+	if err != nil || !maps.Equal(got, map[string]string{"certificate": made["certificate"]}) {
+		t.Errorf("the share is %v, %v", got, err)
+	}
+	share.From.Keys = []string{"nothing"}
+	if _, err := secrets.Ensure(dir, share, nil); err == nil {
+		t.Error("a key that is not there was shared")
+	}
+	share.From.Name = "other"
+	if _, err := secrets.Ensure(dir, share, nil); err == nil {
+		t.Error("a secret that is not there was shared")
 	}
 }
 

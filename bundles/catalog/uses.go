@@ -1,0 +1,195 @@
+package catalog
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"holdfast.dev/holdfast/airgap/store"
+)
+
+// client stands in a hook, as a word, for the name of the component that it
+// runs for.
+const client = "CLIENT"
+
+var clientWord = regexp.MustCompile(`\b` + client + `\b`)
+
+// AllNeeds are the components that must be ready before c is applied: those
+// that it names and those whose offers it uses.
+func (c Component) AllNeeds() []string {
+	out := slices.Clone(c.Needs)
+	for _, u := range c.Uses {
+		if !slices.Contains(out, u.Component) {
+			out = append(out, u.Component)
+		}
+	}
+	return out
+}
+
+// Wire gives each component of all what follows from the offers it uses: the
+// secrets that it shares with the one that offers, and the hooks' Jobs among its
+// manifests, rendered for it. Jobs of the result's First have to end before
+// workloads are applied.
+func Wire(all []Component) ([]Component, error) {
+	out := slices.Clone(all)
+	var errs []error
+	for i, c := range all {
+		for _, u := range c.Uses {
+			p, o, ok := find(all, u)
+			if !ok {
+				errs = append(errs, fmt.Errorf("cannot wire component %s: nothing offers it %s of %s", c.Name, u.Offer, u.Component))
+				continue
+			}
+			wired, err := wire(out[i], p, o, u)
+			errs = append(errs, err)
+			out[i] = wired
+		}
+	}
+	return out, errors.Join(errs...)
+}
+
+func find(all []Component, u Use) (Component, Offer, bool) {
+	for _, p := range all {
+		for _, o := range p.Offers {
+			if p.Name == u.Component && o.Name == u.Offer {
+				return p, o, true
+			}
+		}
+	}
+	return Component{}, Offer{}, false
+}
+
+func wire(c, p Component, o Offer, u Use) (Component, error) {
+	c.Secrets = slices.Clone(c.Secrets)
+	if o.Share != nil {
+		c.Secrets = append(c.Secrets, Secret{Name: u.Secret, Namespace: c.Namespace, From: &From{Name: o.Share.Secret, Namespace: p.Namespace, Keys: o.Share.Keys}})
+	}
+	if len(o.Generate) > 0 {
+		c.Secrets = append(c.Secrets,
+			Secret{Name: u.Secret, Namespace: c.Namespace, Generate: o.Generate},
+			Secret{Name: o.Name + "-" + c.Name, Namespace: p.Namespace, From: &From{Name: u.Secret, Namespace: c.Namespace}})
+	}
+	if o.Hook == "" {
+		return c, nil
+	}
+	hook := p.Hooks[o.Hook]
+	hook.Data = clientWord.ReplaceAll(hook.Data, []byte(c.Name))
+	c.hooks = append(slices.Clone(c.hooks), hook)
+	return c, nil
+}
+
+// ReadHooks returns the Jobs that run for c before its workloads, as Read does.
+func ReadHooks(c Component) ([]Object, error) {
+	return Read(Component{Name: c.Name, Manifests: c.hooks})
+}
+
+// renderHooks pins the Jobs of ReadHooks. What a Job does is in its name, as a
+// Job cannot be changed: another release's is another.
+func renderHooks(c Component, digests map[string]store.Digest) ([]object, error) {
+	read, err := ReadHooks(c)
+	errs := []error{err}
+	var out []object
+	for _, o := range read {
+		if o.Kind != "Job" || o.Namespace == "" {
+			errs = append(errs, fmt.Errorf("cannot use %s: a hook is one Job with its namespace, not %s %s/%s", o.File, o.Kind, o.Namespace, o.Name))
+			continue
+		}
+		ready, err := o.pin(digests)
+		if err == nil {
+			sum := sha256.Sum256(ready.yaml)
+			o.Name += "-" + hex.EncodeToString(sum[:4])
+			o.Data["metadata"].(map[string]any)["name"] = o.Name
+			ready, err = o.canonical()
+		}
+		errs = append(errs, err)
+		out = append(out, ready)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// First are the Jobs that must have ended before the workloads of c are
+// applied, as Render names them.
+func First(c Component, digests map[string]store.Digest) ([]Ready, error) {
+	objects, err := renderHooks(c, digests)
+	if err != nil {
+		return nil, err
+	}
+	var out []Ready
+	for _, o := range objects {
+		out = append(out, Ready{Kind: o.kind, Namespace: o.namespace, Name: o.name})
+	}
+	return out, nil
+}
+
+// checkShape reports what is wrong with what c offers and uses.
+func checkShape(c Component, all []Component, fault func(string, ...any)) {
+	for _, o := range c.Offers {
+		checkGenerate(o.Name, o.Generate, fault)
+		if o.Name == "" || c.Namespace == "" || (o.Hook == "") == (o.Share == nil) || o.Hook == "" && len(o.Generate) > 0 {
+			fault("an offer needs a name, a namespace, and either a hook or a secret to share")
+		}
+		if o.Share != nil {
+			i := slices.IndexFunc(c.Secrets, func(s Secret) bool { return s.Name == o.Share.Secret && s.Namespace == c.Namespace })
+			if i < 0 || len(o.Share.Keys) == 0 {
+				fault("offer %s: it shares keys of %s, which is not a secret in its namespace", o.Name, o.Share.Secret)
+			} else {
+				for _, k := range o.Share.Keys {
+					if !c.Secrets[i].has(k) {
+						fault("offer %s: secret %s has no %s", o.Name, o.Share.Secret, k)
+					}
+				}
+			}
+		}
+		if h, ok := c.Hooks[o.Hook]; o.Hook != "" && !ok {
+			fault("offer %s: there is no hooks/%s", o.Name, o.Hook)
+		} else if ok {
+			sample := c
+			sample.hooks = []File{h}
+			objects, err := renderHooks(sample, placeholders(all))
+			if err != nil {
+				fault("offer %s: %w", o.Name, err)
+			}
+			for _, j := range objects {
+				if j.namespace != c.Namespace || !strings.Contains(j.name, client) {
+					fault("offer %s: its Job %s/%s is to be in its own namespace, with %s in its name", o.Name, j.namespace, j.name, client)
+				}
+			}
+		}
+	}
+	for _, u := range c.Uses {
+		if _, _, ok := find(all, u); !ok {
+			fault("it uses %s of %s, which nothing offers", u.Offer, u.Component)
+		}
+		if u.Secret == "" || c.Namespace == "" {
+			fault("to use %s of %s it needs a namespace and a name for the secret", u.Offer, u.Component)
+		}
+	}
+}
+
+func (s Secret) has(key string) bool {
+	_, ok := s.Generate[key]
+	return ok || slices.ContainsFunc(s.Pairs, func(p Pair) bool { return p.Key == key || p.Certificate == key })
+}
+
+func checkGenerate(secret string, generate map[string]int, fault func(string, ...any)) {
+	for key, n := range generate {
+		if n < 16 || n > 1024 {
+			fault("secret %s: %s of %d characters; want 16 to 1024", secret, key, n)
+		}
+	}
+}
+
+// keepsData reports whether a workload of objects has volumes of its own.
+func keepsData(objects []object) bool {
+	return slices.ContainsFunc(objects, func(o object) bool {
+		return o.kind == "PersistentVolumeClaim" || bytes.Contains(o.yaml, []byte("volumeClaimTemplates:"))
+	})
+}

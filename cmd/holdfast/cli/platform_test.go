@@ -1,0 +1,304 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"holdfast.dev/holdfast/airgap"
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/bundles/catalog"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/secrets"
+	"holdfast.dev/holdfast/overlays"
+)
+
+// TestPlatform runs the platform's own images by their own manifests: a client
+// gets its database, people get tokens by password and one-time code, and an
+// image is pushed and pulled with a token.
+func TestPlatform(t *testing.T) {
+	if os.Getenv("HOLDFAST_PLATFORM_TEST") == "" {
+		t.Skip("set HOLDFAST_PLATFORM_TEST=1; it needs root, mirrors and some minutes")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root can enter another root")
+	}
+	for _, tool := range []string{"ip", "unshare", "chroot", "curl", "skopeo"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("no %s", tool)
+		}
+	}
+	if c, err := (&app{Host: System()}).mavenClient(overlays.Site{}); err != nil || len(c.Repositories) == 0 {
+		t.Skipf("no Maven repository: %v", err)
+	}
+	p := platform(t, "postgresql", "keycloak", "registry")
+	postgres := p.start("StatefulSet", "postgresql", "postgresql")
+	postgres.until(t.Context(), 5*time.Minute, "listening", func() bool {
+		_, err := p.inside("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/5432")
+		return err == nil
+	})
+	// Twice, as it is after an update.
+	for range 2 {
+		hook := p.start("Job", "postgresql", "database-keycloak")
+		if err := hook.end(5 * time.Minute); err != nil {
+			t.Fatalf("%v\n%s", err, hook.said())
+		}
+	}
+	keycloak := p.start("Deployment", "keycloak", "keycloak")
+	t.Logf("Keycloak's first start, with its tables: %v", p.keycloakReady(t, keycloak))
+	for _, secret := range p.secrets {
+		for key, text := range secret {
+			if key != "tls.crt" && (strings.Contains(keycloak.said(), text) || strings.Contains(postgres.said(), text)) {
+				t.Errorf("the secret %s is in a log", key)
+			}
+		}
+	}
+	// Two failures at once lock somebody out for a minute: that is other's part.
+	p.addUser(t, "dev", password, "developer")
+	p.addUser(t, "other", password, "developer")
+	p.token(t)
+
+	registry := p.start("Deployment", "registry", "registry")
+	registry.until(t.Context(), 5*time.Minute, "ready", func() bool {
+		_, err := p.inside("curl", "-sf", "http://registry.registry.svc.cluster.local:5000/")
+		return err == nil
+	})
+	p.image(t)
+
+	postgres.with = syscall.SIGINT // as its preStop does: clients are not waited for
+	postgres.stop()
+	keycloak.until(t.Context(), 5*time.Minute, "without its database", func() bool { return !p.ready() })
+	p.start("StatefulSet", "postgresql", "postgresql")
+	t.Logf("well again %v after its database came back", p.keycloakReady(t, keycloak))
+
+	keycloak.stop()
+	keycloak = p.start("Deployment", "keycloak", "keycloak")
+	t.Logf("Keycloak's later start: %v", p.keycloakReady(t, keycloak))
+	if !strings.Contains(keycloak.said(), "'site' already exists. Import skipped") {
+		t.Error("the realm was imported again")
+	}
+	p.token(t)
+}
+
+func (p *pods) keycloakReady(t *testing.T, k *running) time.Duration {
+	return k.until(t.Context(), 20*time.Minute, "ready", p.ready)
+}
+
+// ready is Keycloak's own verdict.
+func (p *pods) ready() bool {
+	_, err := p.inside("curl", "-sf", "http://127.0.0.1:9000/health/ready")
+	return err == nil
+}
+
+// platform composes the images of components and makes their secrets.
+func platform(t *testing.T, components ...string) *pods {
+	dir := t.TempDir()
+	yaml, err := os.ReadFile("../../../examples/source/site.yaml")
+	must(t, err)
+	var list string
+	for _, c := range components {
+		list += "  - {name: " + c + ", origin: source}\n"
+	}
+	text := strings.Replace(string(yaml), "  - name: postgresql\n    origin: source\n", list, 1)
+	must(t, os.WriteFile(filepath.Join(dir, "site.yaml"), []byte(text), 0o644))
+	lock, err := os.ReadFile("../../../examples/source/site.lock")
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "site.lock"), lock, 0o644))
+	h := System()
+	h.Stdout, h.Stderr = io.Discard, os.Stderr
+	for _, args := range [][]string{{"keys", "generate", "--development"}, {"lock"}, {"collect"}} {
+		if code := Run(t.Context(), h, append([]string{"-C", dir}, args...)); code != 0 {
+			t.Fatalf("holdfast %s: exit code %d", args[0], code)
+		}
+	}
+	a := &app{Host: h, dir: dir}
+	b := builder{app: a}
+	b.in, err = a.load()
+	must(t, err)
+	b.lock, err = airgap.ReadLock(dir)
+	must(t, err)
+	b.store, err = a.cache()
+	must(t, err)
+	b.identity, err = identity()
+	must(t, err)
+	// The engine's images take half an hour to compile, and nothing here runs them.
+	b.in.components = slices.DeleteFunc(b.in.components, func(c catalog.Component) bool { return !slices.Contains(components, c.Name) })
+	used := map[string]bool{}
+	for _, c := range b.in.components {
+		for _, im := range c.Images {
+			for _, g := range im.Source.Go {
+				used[g.Recipe] = true
+			}
+		}
+	}
+	all := b.in.recipes
+	b.in.recipes = nil
+	for _, r := range all {
+		if used[r.Name] {
+			b.in.recipes = append(b.in.recipes, r)
+		}
+	}
+	programs, err := b.compile(t.Context())
+	must(t, err)
+	images, err := b.images(t.Context(), programs)
+	must(t, err)
+	byName, digests := map[string]store.Content{}, map[string]store.Digest{}
+	for _, im := range images {
+		byName[im.Name], digests[im.Name] = im.Manifest, im.Manifest.Digest
+	}
+	p := newPods(t, b.store, byName)
+	for _, c := range b.in.components {
+		files, err := catalog.Render(c, digests)
+		must(t, err)
+		p.apply(files)
+		nc, err := nodeComponent(c, digests)
+		must(t, err)
+		p.makeSecrets(nc)
+	}
+	return p
+}
+
+// makeSecrets does what the agent does.
+func (p *pods) makeSecrets(c node.Component) {
+	for _, s := range c.Secrets {
+		values, err := secrets.Ensure(filepath.Join(p.dir, "secrets"), s, System().Rand)
+		must(p.t, err)
+		p.secrets[s.Namespace+"/"+s.Name] = values
+	}
+}
+
+const (
+	keycloakURL = "http://keycloak.keycloak.svc.cluster.local:8080"
+	otpSecret   = "holdfast-test-secret"
+	password    = "correct horse battery"
+)
+
+// call asks Keycloak, with a body as JSON or as a form, and returns what it
+// answered and the code.
+func (p *pods) call(t *testing.T, bearer, path string, body any) (string, string) {
+	t.Helper()
+	args := []string{"-s", "-w", "\n%{http_code}", keycloakURL + path}
+	if bearer != "" {
+		args = append(args, "-H", "Authorization: Bearer "+bearer)
+	}
+	switch body := body.(type) {
+	case nil:
+	case map[string]string:
+		for k, v := range body {
+			args = append(args, "--data-urlencode", k+"="+v)
+		}
+	default:
+		b, err := json.Marshal(body)
+		must(t, err)
+		args = append(args, "-H", "Content-Type: application/json", "--data-binary", string(b))
+	}
+	out, err := p.inside("curl", args...)
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	i := strings.LastIndex(out, "\n")
+	return out[:i], out[i+1:]
+}
+
+func (p *pods) grant(t *testing.T, realm string, form map[string]string) (token, answer string) {
+	t.Helper()
+	form["grant_type"] = "password"
+	answer, _ = p.call(t, "", "/realms/"+realm+"/protocol/openid-connect/token", form)
+	var a struct {
+		Token string `json:"access_token"`
+	}
+	must(t, json.Unmarshal([]byte(answer), &a))
+	return a.Token, answer
+}
+
+// addUser adds somebody who has set a one-time code up already.
+func (p *pods) addUser(t *testing.T, name, password, group string) {
+	t.Helper()
+	admin, answer := p.grant(t, "master", map[string]string{"client_id": "admin-cli", "username": "admin", "password": p.secrets["keycloak/keycloak-admin"]["password"]})
+	if admin == "" {
+		t.Fatalf("the administrator gets no token: %s", answer)
+	}
+	user := map[string]any{
+		"username": name, "enabled": true, "email": name + "@demo.example", "firstName": name, "lastName": name,
+		"groups": []string{"/" + group},
+		"credentials": []map[string]any{
+			{"type": "password", "value": password, "temporary": false},
+			{"type": "otp", "secretData": fmt.Sprintf(`{"value":%q}`, otpSecret), "credentialData": `{"subType":"totp","digits":6,"period":30,"algorithm":"HmacSHA1"}`},
+		},
+	}
+	if answer, code := p.call(t, admin, "/admin/realms/site/partialImport", map[string]any{"ifResourceExists": "FAIL", "users": []any{user}}); code != "200" {
+		t.Fatalf("the user is not added: %s %s", code, answer)
+	}
+}
+
+// token gets one by password and one-time code, and none with less.
+func (p *pods) token(t *testing.T) {
+	form := func(user string) map[string]string {
+		return map[string]string{"client_id": "kubernetes", "client_secret": p.secrets["keycloak/keycloak-clients"]["kubernetes"],
+			"username": user, "password": password, "scope": "openid"}
+	}
+	if tok, answer := p.grant(t, "site", form("other")); tok != "" {
+		t.Errorf("a token without a one-time code: %s", answer)
+	}
+	wrong := form("other")
+	wrong["totp"], wrong["password"] = totp(otpSecret, time.Now()), "wrong"
+	if tok, answer := p.grant(t, "site", wrong); tok != "" {
+		t.Errorf("a token with a wrong password: %s", answer)
+	}
+	full := form("dev")
+	full["totp"] = totp(otpSecret, time.Now())
+	tok, answer := p.grant(t, "site", full)
+	if tok == "" {
+		t.Fatalf("no token with password and one-time code: %s", answer)
+	}
+	claims, err := base64.RawURLEncoding.DecodeString(strings.Split(tok, ".")[1])
+	must(t, err)
+	if !bytes.Contains(claims, []byte(`"groups":["developer"]`)) || !bytes.Contains(claims, []byte(`"iss":"`+keycloakURL+`/realms/site"`)) {
+		t.Errorf("the token says %s", claims)
+	}
+}
+
+// image pushes one, pulls it, and is refused without the right password.
+func (p *pods) image(t *testing.T) {
+	dir := t.TempDir()
+	const name = "docker.io/library/registry:3.1.2"
+	m := p.images[name]
+	must(t, os.Symlink(filepath.Join(p.store.Dir(), "blobs"), filepath.Join(dir, "blobs")))
+	must(t, os.WriteFile(filepath.Join(dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644))
+	index := fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":%q,"size":%d,"annotations":{"org.opencontainers.image.ref.name":"it"}}]}`, m.Digest, m.Size)
+	must(t, os.WriteFile(filepath.Join(dir, "index.json"), []byte(index), 0o644))
+	const there = "docker://registry.registry.svc.cluster.local:5000/team/app:1"
+	push := func(creds string) (string, error) {
+		return p.inside("skopeo", "copy", "--preserve-digests", "--dest-tls-verify=false", "--dest-creds", creds, "oci:"+dir+":it", there)
+	}
+	for _, bad := range []string{"other:wrong", "nobody:" + password} {
+		if out, err := push(bad); err == nil {
+			t.Errorf("pushed as %s: %s", bad, out)
+		}
+	}
+	if out, err := push("dev:" + password); err != nil {
+		t.Fatalf("cannot push: %v: %s", err, out)
+	}
+	if out, err := p.inside("skopeo", "inspect", "--tls-verify=false", there); err == nil {
+		t.Errorf("seen without a password: %s", out)
+	}
+	back := filepath.Join(t.TempDir(), "back")
+	if out, err := p.inside("skopeo", "copy", "--src-tls-verify=false", "--src-creds", "dev:"+password, there, "dir:"+back); err != nil {
+		t.Fatalf("cannot pull: %v: %s", err, out)
+	}
+	got, err := os.ReadFile(filepath.Join(back, "manifest.json"))
+	must(t, err)
+	if store.FromBytes(got) != m.Digest {
+		t.Error("what was pulled is not what was pushed")
+	}
+}

@@ -1,0 +1,343 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/bundles/catalog"
+)
+
+// pods runs the containers of rendered manifests on this machine, without a
+// cluster: each image unpacked, read-only, with the volumes, the user and the
+// environment that its manifest says, all in one network that leads nowhere.
+type pods struct {
+	t       *testing.T
+	dir     string // volumes and unpacked images
+	store   *store.Store
+	images  map[string]store.Content // by name
+	objects []object
+	secrets map[string]map[string]string // NAMESPACE/NAME
+	netns   string
+}
+
+type object struct {
+	Kind     string
+	Metadata struct{ Name, Namespace string }
+	Data     map[string]string
+	Spec     struct {
+		Template             struct{ Spec podSpec }
+		VolumeClaimTemplates []struct{ Metadata struct{ Name string } }
+	}
+}
+
+type podSpec struct {
+	SecurityContext struct{ RunAsUser, RunAsGroup int }
+	Containers      []container
+	Volumes         []volume
+}
+
+type container struct {
+	Image         string
+	Command, Args []string
+	Env           []struct{ Name, Value string }
+	VolumeMounts  []struct{ Name, MountPath string }
+}
+
+type volume struct {
+	Name                  string
+	ConfigMap             *struct{ Name string }
+	Secret                *struct{ SecretName string }
+	EmptyDir              *struct{}
+	PersistentVolumeClaim *struct{ ClaimName string }
+}
+
+// hosts is what the cluster's names lead to here.
+const hosts = "127.0.0.1 localhost postgresql.postgresql.svc.cluster.local keycloak.keycloak.svc.cluster.local registry.registry.svc.cluster.local\n"
+
+func newPods(t *testing.T, s *store.Store, images map[string]store.Content) *pods {
+	p := &pods{t: t, dir: t.TempDir(), store: s, images: images, secrets: map[string]map[string]string{}, netns: fmt.Sprintf("holdfast-%d", os.Getpid())}
+	// The users of containers must get to their volumes.
+	for d := p.dir; len(d) > len(os.TempDir()); d = filepath.Dir(d) {
+		must(t, os.Chmod(d, 0o755))
+	}
+	p.sh("ip", "netns", "add", p.netns)
+	t.Cleanup(func() { p.sh("ip", "netns", "del", p.netns) })
+	p.sh("ip", "-n", p.netns, "link", "set", "lo", "up")
+	etc := "/etc/netns/" + p.netns
+	must(t, os.MkdirAll(etc, 0o755))
+	t.Cleanup(func() { os.RemoveAll(etc) })
+	must(t, os.WriteFile(etc+"/hosts", []byte(hosts), 0o644))
+	return p
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *pods) sh(name string, args ...string) string {
+	p.t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		p.t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// inside runs a program of this machine in the network of the pods.
+func (p *pods) inside(name string, args ...string) (string, error) {
+	out, err := exec.Command("ip", append([]string{"netns", "exec", p.netns, name}, args...)...).CombinedOutput()
+	return string(out), err
+}
+
+// apply remembers the objects of manifests.
+func (p *pods) apply(files []catalog.File) {
+	p.t.Helper()
+	for _, f := range files {
+		for _, doc := range strings.Split(string(f.Data), "---\n") {
+			var o object
+			must(p.t, yaml.Unmarshal([]byte(doc), &o))
+			p.objects = append(p.objects, o)
+		}
+	}
+}
+
+func (p *pods) find(kind, namespace, prefix string) object {
+	p.t.Helper()
+	for _, o := range p.objects {
+		if o.Kind == kind && o.Metadata.Namespace == namespace && strings.HasPrefix(o.Metadata.Name, prefix) {
+			return o
+		}
+	}
+	p.t.Fatalf("no %s %s/%s in the manifests", kind, namespace, prefix)
+	return object{}
+}
+
+// start starts the only container of a workload; what it prints goes to a file.
+func (p *pods) start(kind, namespace, name string) *running {
+	p.t.Helper()
+	o := p.find(kind, namespace, name)
+	spec := o.Spec.Template.Spec
+	for _, v := range o.Spec.VolumeClaimTemplates {
+		claim := struct{ ClaimName string }{o.Metadata.Name + "-" + v.Metadata.Name}
+		spec.Volumes = append(spec.Volumes, volume{Name: v.Metadata.Name, PersistentVolumeClaim: &claim})
+	}
+	c := spec.Containers[0]
+	root, config := p.unpack(c.Image)
+	var mounts []string
+	for _, m := range c.VolumeMounts {
+		dir := p.volume(o, spec, m.Name)
+		target := filepath.Join(root, m.MountPath)
+		must(p.t, os.MkdirAll(target, 0o755))
+		mounts = append(mounts, fmt.Sprintf("mount --bind %s %s", dir, target))
+	}
+	must(p.t, os.WriteFile(root+"/etc/hosts", []byte(hosts), 0o644))
+	for _, d := range []string{"proc", "dev"} {
+		must(p.t, os.MkdirAll(filepath.Join(root, d), 0o755))
+	}
+	argv := append(c.Command, c.Args...)
+	if len(c.Command) == 0 {
+		if len(c.Args) == 0 {
+			c.Args = config.Cmd
+		}
+		argv = append(config.Entrypoint, c.Args...)
+	}
+	user := fmt.Sprintf("%d:%d", spec.SecurityContext.RunAsUser, spec.SecurityContext.RunAsGroup)
+	env := config.Env
+	for _, e := range c.Env {
+		env = append(env, e.Name+"="+e.Value)
+	}
+	script := fmt.Sprintf("set -e; mount --make-rprivate /; mount --bind %[1]s %[1]s; mount -o remount,bind,ro %[1]s; %[2]s; mount -t proc proc %[1]s/proc; mount --rbind /dev %[1]s/dev; exec chroot --userspec=%[3]s --groups= %[1]s \"$@\"",
+		root, strings.Join(mounts, "; "), user)
+	cmd := exec.Command("ip", append([]string{"netns", "exec", p.netns, "unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script, "sh"}, argv...)...)
+	cmd.Env = env
+	// The tools before chroot are found by it too.
+	if !strings.Contains(strings.Join(env, "\n"), "PATH=") {
+		cmd.Env = append(cmd.Env, "PATH=/usr/bin")
+	}
+	for i, e := range cmd.Env {
+		if strings.HasPrefix(e, "PATH=") {
+			cmd.Env[i] = e + ":/usr/sbin:/sbin:/usr/bin:/bin"
+		}
+	}
+	log, err := os.Create(filepath.Join(p.dir, namespace+"-"+name+".log"))
+	must(p.t, err)
+	cmd.Stdout, cmd.Stderr = log, log
+	must(p.t, cmd.Start())
+	r := &running{t: p.t, name: namespace + "/" + name, cmd: cmd, log: log.Name(), ended: make(chan error, 1), with: syscall.SIGTERM}
+	go func() { r.ended <- cmd.Wait(); log.Close() }()
+	p.t.Cleanup(r.stop)
+	return r
+}
+
+// volume is the directory that stands for a volume of the pod.
+func (p *pods) volume(o object, spec podSpec, name string) string {
+	p.t.Helper()
+	for _, v := range spec.Volumes {
+		if v.Name != name {
+			continue
+		}
+		ns, mode := o.Metadata.Namespace, os.FileMode(0o755)
+		dir := filepath.Join(p.dir, "volumes", ns, o.Metadata.Name, name)
+		var files map[string]string
+		switch {
+		case v.ConfigMap != nil:
+			files = p.find("ConfigMap", ns, v.ConfigMap.Name).Data
+		case v.Secret != nil:
+			files = p.secrets[ns+"/"+v.Secret.SecretName]
+			if len(files) == 0 {
+				p.t.Fatalf("nothing makes the secret %s/%s", ns, v.Secret.SecretName)
+			}
+		case v.PersistentVolumeClaim != nil:
+			dir, mode = filepath.Join(p.dir, "volumes", ns, "claim", v.PersistentVolumeClaim.ClaimName), 0o777
+		case v.EmptyDir != nil:
+			must(p.t, os.RemoveAll(dir))
+			mode = 0o777
+		}
+		must(p.t, os.MkdirAll(dir, 0o755))
+		must(p.t, os.Chmod(dir, mode))
+		for k, text := range files {
+			must(p.t, os.WriteFile(filepath.Join(dir, k), []byte(text), 0o440))
+			must(p.t, os.Chown(filepath.Join(dir, k), 0, spec.SecurityContext.RunAsGroup))
+		}
+		return dir
+	}
+	p.t.Fatalf("no volume %s", name)
+	return ""
+}
+
+type imageConfig struct{ Entrypoint, Cmd, Env []string }
+
+// unpack makes the root of an image anew.
+func (p *pods) unpack(ref string) (root string, c imageConfig) {
+	p.t.Helper()
+	name, digest, _ := strings.Cut(ref, "@")
+	m := p.images[name]
+	if digest != string(m.Digest) {
+		p.t.Fatalf("the manifest names %s, composed is %s", ref, m.Digest)
+	}
+	var manifest struct {
+		Config store.Content
+		Layers []store.Content
+	}
+	p.json(m, &manifest)
+	var config struct{ Config imageConfig }
+	p.json(manifest.Config, &config)
+	root, err := os.MkdirTemp(p.dir, "root-")
+	must(p.t, err)
+	must(p.t, os.Chmod(root, 0o755))
+	for _, l := range manifest.Layers {
+		p.sh("tar", "-xpf", p.store.Path(l.Digest), "-C", root)
+	}
+	return root, config.Config
+}
+
+func (p *pods) json(c store.Content, v any) {
+	p.t.Helper()
+	b, err := p.store.ReadFile(c, 1<<20)
+	must(p.t, err)
+	must(p.t, json.Unmarshal(b, v))
+}
+
+// running is a container.
+type running struct {
+	t     *testing.T
+	name  string
+	cmd   *exec.Cmd
+	log   string
+	ended chan error
+	once  bool
+	with  syscall.Signal // what it is stopped with
+}
+
+// stop asks the program to end, and waits until it has.
+func (r *running) stop() {
+	if r.once {
+		return
+	}
+	r.once = true
+	// unshare is the child of ip; its own child is the program.
+	for _, pid := range children(r.cmd.Process.Pid) {
+		if err := syscall.Kill(pid, r.with); err != nil && !errors.Is(err, syscall.ESRCH) {
+			r.t.Error(err)
+		}
+	}
+	select {
+	case <-r.ended:
+	case <-time.After(40 * time.Second):
+		r.t.Errorf("%s does not end when it is told:\n%s", r.name, r.said())
+		_ = r.cmd.Process.Kill()
+		<-r.ended
+	}
+}
+
+// children are the processes that pid started; ip becomes unshare, so these
+// are the program's.
+func children(pid int) []int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	var out []int
+	if err == nil {
+		for _, f := range strings.Fields(string(b)) {
+			var n int
+			if _, err := fmt.Sscan(f, &n); err == nil {
+				out = append(out, n)
+			}
+		}
+	}
+	return out
+}
+
+func (r *running) said() string {
+	b, err := os.ReadFile(r.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// end waits for a program that ends by itself.
+func (r *running) end(within time.Duration) error {
+	r.t.Helper()
+	select {
+	case err := <-r.ended:
+		r.once = true
+		return err
+	case <-time.After(within):
+		r.t.Fatalf("%s still runs after %v:\n%s", r.name, within, r.said())
+		return nil
+	}
+}
+
+// until waits for what f looks at, as long as the program runs.
+func (r *running) until(ctx context.Context, within time.Duration, what string, f func() bool) time.Duration {
+	r.t.Helper()
+	start := time.Now()
+	for !f() {
+		select {
+		case err := <-r.ended:
+			r.once = true
+			r.t.Fatalf("%s ended before it was %s: %v\n%s", r.name, what, err, r.said())
+		case <-ctx.Done():
+			r.t.Fatal(ctx.Err())
+		case <-time.After(200 * time.Millisecond):
+		}
+		if time.Since(start) > within {
+			r.t.Fatalf("%s is not %s after %v:\n%s", r.name, what, within, r.said())
+		}
+	}
+	return time.Since(start)
+}
