@@ -118,3 +118,16 @@ func (l *Log) Len() int { return len(l.ops) }
 
 // Op is the operation i, counted from 0.
 func (l *Log) Op(i int) Op { return l.ops[i] }
+
+// Altered is the log of a disk that does not do as it is told: of the
+// operations of l those that order names, in its order, and none of them is
+// durable by itself. It shares the file of l.
+func (l *Log) Altered(order []int) *Log {
+	a := &Log{f: l.f, size: l.size}
+	for _, i := range order {
+		op := l.ops[i]
+		op.FUA = false
+		a.ops, a.data = append(a.ops, op), append(a.data, l.data[i])
+	}
+	return a
+}
