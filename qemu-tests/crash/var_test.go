@@ -32,7 +32,14 @@ type node struct {
 
 func newNode(t *testing.T, rec recording, r releases, l *nbd.Log, parts []disk.Partition) *node {
 	t.Helper()
-	n := &node{dir: keepDir(t, "var"), log: l}
+	dir, err := os.MkdirTemp(scratch(t, "var"), "*")
+	must(t, err)
+	n := &node{dir: dir, log: l}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil && !t.Failed() {
+			t.Log(err)
+		}
+	})
 	b, err := os.ReadFile(filepath.Join(r.trust, "policy.json"))
 	must(t, err)
 	policy, err := signing.ParsePolicy(b)
@@ -128,8 +135,7 @@ type outcome struct {
 	step install.Step // before the agent took it up
 }
 
-// takeUp has the agent of the release that boots take up the update. begun
-// says that the node was healthy before, so its state must be there.
+// takeUp has the agent of the release that boots take up the update.
 func (n *node) takeUp(s *nbd.State, p disk.Partition, b boots, upTo int) (outcome, error) {
 	first := b.normalized.Boots[b.normalized.First]
 	root, err := n.extract(s, p, upTo)
@@ -214,7 +220,7 @@ func (n *node) after(root string, m update.Machine, running install.Ref, o outco
 	case o.mode == install.Returned && s.Step == install.Idle && s.Confirmed == running && own && len(entries) == 1:
 	case o.mode == install.OnTrial && s.Step == install.Trial && s.To == running && own:
 	case o.mode == install.Rebooting && rebooted:
-	default: // the releases are sound, so none falls back
+	default: // what was confirmed is sound, so none falls back
 		return as
 	}
 	return nil
