@@ -19,9 +19,6 @@ import (
 	"holdfast.dev/holdfast/qemu-tests/nbd"
 )
 
-// diskSize leaves room for /var behind the image.
-const diskSize = 14 << 30
-
 // patience is for what takes less than a minute on a quiet machine.
 const patience = 15 * time.Minute
 
@@ -37,10 +34,10 @@ type bench struct {
 	lab   string     // directory below dir; "" is "lab"
 }
 
-// onImage begins with a release's image, and room behind it.
-func onImage(image string) func(string, nbd.Options) (*nbd.Disk, error) {
+// onImage begins with a release's image, and room for /var behind it.
+func onImage(image string, size int64) func(string, nbd.Options) (*nbd.Disk, error) {
 	return func(name string, o nbd.Options) (*nbd.Disk, error) {
-		o.Size = diskSize
+		o.Size = size
 		return nbd.Open(image, name, o)
 	}
 }
@@ -58,13 +55,16 @@ func (b *bench) powerOn(ctx context.Context, log string) (err error) {
 	if b.disk, err = b.begin(b.path("disk"), nbd.Options{Log: log}); err != nil {
 		return err
 	}
+	if err := os.MkdirAll(b.labDir(), 0o700); err != nil {
+		return err
+	}
 	vars := filepath.Join(b.labDir(), "vars.fd")
 	if _, err := os.Stat(vars); b.vars != "" && errors.Is(err, os.ErrNotExist) {
-		if err := errors.Join(os.MkdirAll(b.labDir(), 0o700), copyFile(vars, b.vars)); err != nil {
+		if err := copyFile(vars, b.vars); err != nil {
 			return err
 		}
 	}
-	socket := b.path("nbd.sock")
+	socket := filepath.Join(b.labDir(), "nbd.sock")
 	if err := b.disk.Listen(socket); err != nil {
 		return err
 	}

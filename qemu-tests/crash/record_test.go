@@ -75,7 +75,7 @@ func (rec recording) nameOf(update int) string {
 func record(t *testing.T, r releases) recording {
 	t.Helper()
 	ctx, start := context.Background(), time.Now()
-	b := &bench{dir: scratch(t, "record"), begin: onImage(r.old.image)}
+	b := &bench{dir: scratch(t, "record"), begin: onImage(r.old.image, 14<<30)}
 	kept := b.path("recording.json")
 	var rec recording
 	if doc, err := os.ReadFile(kept); err == nil {
@@ -138,7 +138,11 @@ func (b *bench) take(ctx context.Context, bundle string, rests int64) (seen, err
 	})
 }
 
+// commit is the tree's, or what HOLDFAST_CRASH_COMMIT says.
 func commit() string {
+	if s := os.Getenv("HOLDFAST_CRASH_COMMIT"); s != "" {
+		return s
+	}
 	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
 	if err != nil {
 		return "unknown"

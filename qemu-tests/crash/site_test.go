@@ -18,7 +18,7 @@ type release struct {
 }
 
 // releases are those of a site that is only an operating system. The first is
-// what a node has; the others come to it, and have another root than it.
+// what a node has; the others come to it. All roots differ but that of shared.
 type releases struct {
 	old     release
 	failing release // is never healthy
@@ -73,7 +73,7 @@ func build(t *testing.T, all bool) releases {
 	r.old = made(1, "", 20, "holdfast-lab")
 	r.good = made(3, "less", 20, "holdfast-lab")
 	if all {
-		r.failing = made(2, "less", 1, "another-machine")
+		r.failing = made(2, "tree", 1, "another-machine")
 		r.shared = made(4, "less", 20, "holdfast-lab")
 	}
 	return r
