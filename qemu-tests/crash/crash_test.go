@@ -68,6 +68,9 @@ func judgeStates(t *testing.T, rec recording, r releases) string {
 	c := counts{in: map[string]int{}, runs: map[int64]int{}, modes: map[string]int{}}
 	replay, took := l.Replay(base), map[[64]byte]bool{}
 	for i, cut := range cuts {
+		if i%1000 == 0 && i > 0 {
+			t.Logf("%d of %d states after %.0f s, %d bad, %d with /var", i, len(cuts), time.Since(start).Seconds(), c.bad, c.vars)
+		}
 		must(t, replay.To(cut.Op))
 		s := replay.State(cut.Seed)
 		b := j.boots(s)

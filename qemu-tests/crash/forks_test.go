@@ -111,7 +111,7 @@ func bootForks(t *testing.T, rec recording, r releases, n int) string {
 	l, base := rec.open(t)
 	f := &forks{t: t, rec: rec, dir: scratch(t, "forks"), log: l, base: base, judge: newJudge(t, l, base, r.trust)}
 	f.node = newNode(t, rec, r, l, f.judge.parts)
-	all, err := f.node.transitions(rec, base)
+	all, err := f.steps()
 	must(t, err)
 	f.expectSteps(all)
 	for _, x := range all {
@@ -147,6 +147,22 @@ func bootForks(t *testing.T, rec recording, r releases, n int) string {
 		return ""
 	}
 	return f.report(seed)
+}
+
+// steps are the transitions in the log, found by an earlier run or now.
+func (f *forks) steps() (all []transition, err error) {
+	name := filepath.Join(f.dir, "steps.json")
+	if doc, err := os.ReadFile(name); err == nil {
+		return all, json.Unmarshal(doc, &all)
+	}
+	if all, err = f.node.transitions(f.rec, f.base); err != nil {
+		return nil, err
+	}
+	doc, err := json.Marshal(all)
+	if err == nil {
+		err = os.WriteFile(name, doc, 0o644)
+	}
+	return all, err
 }
 
 // expectSteps checks that the log has every step of every update.

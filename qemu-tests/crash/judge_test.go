@@ -1,6 +1,7 @@
 package crash_test
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
@@ -177,15 +178,17 @@ func save(s *nbd.State, name string) error {
 	return errors.Join(err, f.Truncate(s.Size()), f.Close())
 }
 
+var zeros = make([]byte, 1<<20)
+
 // copyRange copies what is not zero.
 func copyRange(to *os.File, s *nbd.State, off, n, at int64) error {
-	buf, zeros := make([]byte, 1<<20), make([]byte, 1<<20)
+	buf := make([]byte, min(1<<20, n))
 	for done := int64(0); done < n; {
 		b := buf[:min(int64(len(buf)), n-done)]
 		if _, err := s.ReadAt(b, off+done); err != nil {
 			return err
 		}
-		if string(b) != string(zeros[:len(b)]) {
+		if !bytes.Equal(b, zeros[:len(b)]) {
 			if _, err := to.WriteAt(b, at+done); err != nil {
 				return err
 			}

@@ -218,12 +218,11 @@ func (n *node) persisted(x *transition, doc string, base *os.File) error {
 		if !ok {
 			return errors.New("cannot find /var")
 		}
-		root, err := n.extract(s, p, i+1)
+		was, err := n.updateFile(s, p, i+1)
 		if err != nil {
 			return err
 		}
-		b, err := os.ReadFile(root + "/var/lib/holdfast/update.json")
-		if err == nil && string(b) == doc {
+		if was == doc {
 			x.Persisted = i + 1
 			return nil
 		}
