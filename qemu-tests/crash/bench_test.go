@@ -32,6 +32,8 @@ type bench struct {
 	vars  string     // file of the firmware's variables to begin with; "" for new ones
 	as    lab.Config // memory and processors, where not as usual
 	lab   string     // directory below dir; "" is "lab"
+
+	resets int // of an emulated machine that hung by no fault of its own
 }
 
 // onImage begins with a release's image, and room for /var behind it.
@@ -157,6 +159,13 @@ func (b *bench) waitFor(ctx context.Context, what string, ok func(seen) bool) (s
 			}
 		} else {
 			err = askErr
+			reset, unstickErr := b.vm.Unstick(ctx)
+			if unstickErr != nil {
+				return last, unstickErr
+			}
+			if reset {
+				b.resets++
+			}
 		}
 		select {
 		case <-ctx.Done():

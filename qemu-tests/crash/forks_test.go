@@ -87,6 +87,7 @@ type booted struct {
 	Rests   int64
 	Mode    string
 	Again   string // how it took the update again
+	Resets  int    // for which the emulation is to blame
 	Seconds float64
 }
 
@@ -309,6 +310,7 @@ func (f *forks) boot(ctx context.Context, c fork, cpus int) (x booted, err error
 		return x, err
 	}
 	if c.Twice {
+		x.Resets = b.resets
 		if err := b.powerOff(); err != nil {
 			return x, err
 		}
@@ -333,6 +335,7 @@ func (f *forks) boot(ctx context.Context, c fork, cpus int) (x booted, err error
 		return x, err
 	}
 	x.Again, err = f.again(ctx, b, c, rests)
+	x.Resets += b.resets
 	return x, err
 }
 
@@ -368,13 +371,14 @@ func (f *forks) again(ctx context.Context, b *bench, c fork, on int64) (string, 
 // report says what all runs did.
 func (f *forks) report(seed uint64) string {
 	var s strings.Builder
-	cuts, twice, seconds := 0, 0, 0.0
+	cuts, twice, resets, seconds := 0, 0, 0, 0.0
 	steps, where, came, again := map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
 	for _, x := range f.done {
 		cuts++
 		if x.Of > 0 {
 			cuts, twice = cuts+1, twice+1
 		}
+		resets += x.Resets
 		seconds += x.Seconds
 		steps[fmt.Sprintf("%s: %s", f.rec.Updates[x.Fork.Update].Name, x.OnDisk)]++
 		where[fmt.Sprintf("%s: %s", f.rec.Updates[x.Fork.Update].Name, x.Fork.Where)]++
@@ -382,6 +386,9 @@ func (f *forks) report(seed uint64) string {
 		again[x.Again]++
 	}
 	fmt.Fprintf(&s, "%d power cuts were booted, seed %d, in %.0f minutes of machines; %d of them cut the boot after another one. The updates were recorded at commit %s.\n", cuts, seed, seconds/60, twice, f.rec.Commit)
+	if resets > 0 {
+		fmt.Fprintf(&s, "%d times the emulation lost a processor's timer, and the machine was reset.\n", resets)
+	}
 	list(&s, "The step in update.json when power went", steps)
 	list(&s, "Where the cut came, about a step", where)
 	list(&s, "Came to rest, healthy, as the judge foresaw, on", came)
