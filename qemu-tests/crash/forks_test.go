@@ -352,10 +352,11 @@ func (b *bench) comesTo(ctx context.Context, log string, rests int64) (seen, err
 }
 
 // again has a node that came to rest take the update again, or the one that
-// follows: to its end, or as a dry run, which says whether it would.
+// follows, but not the one that fails: to its end, or as a dry run, which says
+// whether it would.
 func (f *forks) again(ctx context.Context, b *bench, c fork, on int64) (string, error) {
 	for _, u := range f.rec.Updates[c.Update:] {
-		if u.From != on {
+		if u.From != on || u.Rests != u.To {
 			continue
 		}
 		if !c.Again {
