@@ -127,23 +127,20 @@ func bootForks(t *testing.T, rec recording, r releases, n int) string {
 	for range machines {
 		wait.Go(func() {
 			for c := range next {
-				f.try(c, max(1, runtime.NumCPU()/machines), len(plan))
+				if time.Now().Before(end) && f.failed() < 5 {
+					f.try(c, max(1, runtime.NumCPU()/machines), len(plan))
+				}
 			}
 		})
 	}
-	left := 0
 	for _, c := range plan {
-		switch {
-		case f.has(c):
-		case time.Now().After(end) || f.failed() >= 5:
-			left++
-		default:
+		if !f.has(c) {
 			next <- c
 		}
 	}
 	close(next)
 	wait.Wait()
-	if left > 0 && f.failed() == 0 {
+	if left := len(plan) - len(f.done); left > 0 && f.failed() == 0 {
 		t.Logf("%d of %d are left for another run", left, len(plan))
 		return ""
 	}
