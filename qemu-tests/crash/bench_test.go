@@ -30,7 +30,7 @@ type bench struct {
 	// begin opens the disk, over what it began as.
 	begin func(name string, o nbd.Options) (*nbd.Disk, error)
 	vars  string     // file of the firmware's variables to begin with; "" for new ones
-	as    lab.Config // memory and processors, where not as usual
+	as    lab.Config // memory, processors, serial number and MAC, where not as usual
 	lab   string     // directory below dir; "" is "lab"
 
 	resets int // of an emulated machine that hung by no fault of its own
@@ -156,6 +156,9 @@ func (b *bench) waitFor(ctx context.Context, what string, ok func(seen) bool) (s
 		if askErr == nil {
 			if last = s; ok(s) {
 				return s, nil
+			}
+			if s.Phase == lab.PhaseRefused && s.Mode == "normal" {
+				return s, fmt.Errorf("cannot see the node %s: it refused to start: %q", what, s.Faults)
 			}
 		} else {
 			err = askErr

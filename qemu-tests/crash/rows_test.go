@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast.dev/holdfast/overlays"
 	"holdfast.dev/holdfast/qemu-tests/lab"
 	"holdfast.dev/holdfast/qemu-tests/nbd"
 )
@@ -66,14 +67,20 @@ func fullSite(t *testing.T, dir string) (first, second string) {
 
 // onFull is a bench for the full site, in a directory that is one of "holdfast
 // lab".
-func onFull(dir string, begin func(string, nbd.Options) (*nbd.Disk, error)) *bench {
-	return &bench{dir: dir, lab: filepath.Join("out", "lab"), begin: begin, as: lab.Config{MemoryMiB: 4096}}
+func onFull(dir string, begin func(string, nbd.Options) (*nbd.Disk, error)) (*bench, error) {
+	site, err := overlays.Load(dir)
+	if err != nil {
+		return nil, err
+	}
+	m := site.Nodes[0].Match
+	return &bench{dir: dir, lab: filepath.Join("out", "lab"), begin: begin, as: lab.Config{MemoryMiB: 4096, Serial: m.Serial, MAC: m.MAC}}, nil
 }
 
 // recordRows makes the recording, or takes the one of an earlier run.
 func recordRows(t *testing.T, first, second string) rowsRecording {
 	t.Helper()
-	b := onFull(first, onImage(filepath.Join(first, "out", "boot-1.raw"), 24<<30))
+	b, err := onFull(first, onImage(filepath.Join(first, "out", "boot-1.raw"), 24<<30))
+	must(t, err)
 	rec := rowsRecording{Log: b.path("log"), Image: filepath.Join(first, "out", "boot-1.raw"), Vars: b.path("vars.fd"),
 		Bundle: filepath.Join(second, "out", "boot-2.bundle"), At: map[string]int{}, Commit: commit()}
 	kept := b.path("recording.json")
@@ -87,7 +94,7 @@ func recordRows(t *testing.T, first, second string) rowsRecording {
 	ctx, start := context.Background(), time.Now()
 	t.Cleanup(func() { b.end(t) })
 	must(t, b.powerOn(ctx, rec.Log))
-	_, err := b.atRest(ctx)
+	_, err = b.atRest(ctx)
 	must(t, err)
 	must(t, copyFile(rec.Vars, filepath.Join(b.labDir(), "vars.fd")))
 	t.Logf("the full site is healthy after %.0f s", time.Since(start).Seconds())
@@ -215,7 +222,10 @@ func (rec rowsRecording) boot(ctx context.Context, c *rowsCut, state *nbd.State,
 			return err
 		}
 	}
-	b := onFull(dir, state.Disk)
+	b, err := onFull(dir, state.Disk)
+	if err != nil {
+		return err
+	}
 	b.vars = rec.Vars
 	defer b.powerOff()
 	start := time.Now()
