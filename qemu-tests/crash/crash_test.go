@@ -46,11 +46,11 @@ func TestCrash(t *testing.T) {
 	forks := number(t, "HOLDFAST_CRASH_CUTS", 0)
 	r := build(t, forks > 0)
 	rec := record(t, r)
-	part(t, "States", func(t *testing.T) string { return judgeStates(t, rec, r) })
-	part(t, "Control", func(t *testing.T) string { return control(t, rec, r) })
-	part(t, "Killed", func(t *testing.T) string { return kill(t, rec, r) })
+	part(t, "States", func(t *testing.T) (string, string) { return judgeStates(t, rec, r), "" })
+	part(t, "Control", func(t *testing.T) (string, string) { return control(t, rec, r), "" })
+	part(t, "Killed", func(t *testing.T) (string, string) { return kill(t, rec, r), "" })
 	if forks > 0 {
-		part(t, "Cuts", func(t *testing.T) string { return bootForks(t, rec, r, forks) })
+		part(t, "Cuts", func(t *testing.T) (string, string) { return bootForks(t, rec, r, forks) })
 	}
 }
 
@@ -148,32 +148,31 @@ func list(s *strings.Builder, title string, m map[string]int) {
 	}
 }
 
-// part runs a part and keeps what it returns, a section of the results. A part
-// that passed in an earlier run is left out; it returns "" where more is to be
-// done in another run.
-func part(t *testing.T, title string, run func(t *testing.T) string) {
+// part runs a part and keeps what it returns: a section of the results, and
+// what is left for another run, "" if nothing is. A part that passed in an
+// earlier run is left out.
+func part(t *testing.T, title string, run func(t *testing.T) (text, left string)) {
 	t.Run(title, func(t *testing.T) {
 		top := os.Getenv("HOLDFAST_CRASH_DIR")
 		name := filepath.Join(top, "results", title+".md")
-		passed := fmt.Sprintf("## %s: passed\n", title)
-		if b, err := os.ReadFile(name); top != "" && err == nil && strings.HasPrefix(string(b), passed) {
+		if b, err := os.ReadFile(name); top != "" && err == nil && strings.HasPrefix(string(b), "## "+title+": passed\n") {
 			t.Skipf("an earlier run passed:\n%s", b)
 		}
-		start, text := time.Now(), ""
+		start, verdict := time.Now(), "FAILED"
+		text, left := "", ""
 		t.Cleanup(func() {
-			head := passed
-			if t.Failed() {
-				head = fmt.Sprintf("## %s: FAILED\n", title)
+			if !t.Failed() && left == "" {
+				verdict = "passed"
+			} else if !t.Failed() {
+				verdict = "not at its end, " + left
 			}
-			if text != "" || t.Failed() {
-				text = fmt.Sprintf("%s\nCommit %s, %s, %.0f s.\n\n%s", head, commit(), start.UTC().Format("2006-01-02 15:04 MST"), time.Since(start).Seconds(), text)
-				t.Logf("%s", text)
-				if top != "" {
-					must(t, os.MkdirAll(filepath.Dir(name), 0o755))
-					must(t, os.WriteFile(name, []byte(text), 0o644))
-				}
+			text = fmt.Sprintf("## %s: %s\n\nCommit %s, %s, %.0f s.\n\n%s", title, verdict, commit(), start.UTC().Format("2006-01-02 15:04 MST"), time.Since(start).Seconds(), text)
+			t.Logf("%s", text)
+			if top != "" {
+				must(t, os.MkdirAll(filepath.Dir(name), 0o755))
+				must(t, os.WriteFile(name, []byte(text), 0o644))
 			}
 		})
-		text = run(t)
+		text, left = run(t)
 	})
 }

@@ -107,7 +107,7 @@ type forks struct {
 
 // bootForks boots n power cuts in the recorded updates, and each must come to
 // rest, healthy, on the release that the judge foresees.
-func bootForks(t *testing.T, rec recording, r releases, n int) string {
+func bootForks(t *testing.T, rec recording, r releases, n int) (text, left string) {
 	seed := uint64(number(t, "HOLDFAST_CRASH_SEED", 1))
 	l, base := rec.open(t)
 	f := &forks{t: t, rec: rec, dir: scratch(t, "forks"), log: l, base: base, judge: newJudge(t, l, base, r.trust)}
@@ -140,11 +140,10 @@ func bootForks(t *testing.T, rec recording, r releases, n int) string {
 	}
 	close(next)
 	wait.Wait()
-	if left := len(plan) - len(f.done); left > 0 && f.failed() == 0 {
-		t.Logf("%d of %d are left for another run", left, len(plan))
-		return ""
+	if n := len(plan) - len(f.done); n > 0 {
+		left = fmt.Sprintf("%d of %d to be booted yet", n, len(plan))
 	}
-	return f.report(seed)
+	return f.report(seed), left
 }
 
 // steps are the transitions in the log, found by an earlier run or now.

@@ -171,7 +171,7 @@ func (rec rowsRecording) cuts(rnd *rand.Rand) []rowsCut {
 
 // rows takes the power away from the full site while rows are written: every row
 // that PostgreSQL acknowledged must be there afterwards.
-func rows(t *testing.T) string {
+func rows(t *testing.T) (text, left string) {
 	seed := uint64(number(t, "HOLDFAST_CRASH_SEED", 1))
 	dir := scratch(t, "full")
 	first, second := fullSite(t, dir)
@@ -190,8 +190,8 @@ func rows(t *testing.T) string {
 		if doc, err := os.ReadFile(kept); err == nil {
 			must(t, json.Unmarshal(doc, &c))
 		} else if time.Now().After(end) {
-			t.Log("more is left for another run")
-			return ""
+			left = c.Name + " and what follows"
+			break
 		} else {
 			state, err := nbd.StateAt(l, base, c.Op, c.Seed)
 			must(t, err)
@@ -206,7 +206,7 @@ func rows(t *testing.T) string {
 		t.Log(line)
 		s.WriteString(line)
 	}
-	return s.String()
+	return s.String(), left
 }
 
 // boot starts a machine on the disk that the cut leaves, and looks for the rows.
