@@ -4,12 +4,14 @@
 package crash_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,41 +19,84 @@ import (
 	"holdfast.dev/holdfast/qemu-tests/nbd"
 )
 
-// diskSize leaves room for /var behind the image.
-const diskSize = 14 << 30
-
 // patience is for what takes less than a minute on a quiet machine.
 const patience = 15 * time.Minute
 
 // bench is a machine on a disk whose power can be cut.
 type bench struct {
-	dir, image string
-	disk       *nbd.Disk
-	vm         *lab.VM
-	booted     bool
+	dir  string
+	disk *nbd.Disk
+	vm   *lab.VM
+	// begin opens the disk, over what it began as.
+	begin func(name string, o nbd.Options) (*nbd.Disk, error)
+	vars  string     // file of the firmware's variables to begin with; "" for new ones
+	as    lab.Config // memory, processors, serial number and MAC, where not as usual
+	lab   string     // directory below dir; "" is "lab"
+
+	resets int // of an emulated machine that hung by no fault of its own
+}
+
+// onImage begins with a release's image, and room for /var behind it.
+func onImage(image string, size int64) func(string, nbd.Options) (*nbd.Disk, error) {
+	return func(name string, o nbd.Options) (*nbd.Disk, error) {
+		o.Size = size
+		return nbd.Open(image, name, o)
+	}
 }
 
 func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 
+func (b *bench) labDir() string { return b.path(cmp.Or(b.lab, "lab")) }
+
+// starting keeps two machines from choosing one port.
+var starting sync.Mutex
+
 // powerOn starts the machine; log, if not empty, is where its writes are
 // recorded.
 func (b *bench) powerOn(ctx context.Context, log string) (err error) {
-	o := nbd.Options{Size: diskSize, Log: log}
-	if b.disk, err = nbd.Open(b.image, b.path("disk"), o); err != nil {
+	if b.disk, err = b.begin(b.path("disk"), nbd.Options{Log: log}); err != nil {
 		return err
 	}
-	socket := b.path("nbd.sock")
-	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.MkdirAll(b.labDir(), 0o700); err != nil {
 		return err
 	}
+	vars := filepath.Join(b.labDir(), "vars.fd")
+	if _, err := os.Stat(vars); b.vars != "" && errors.Is(err, os.ErrNotExist) {
+		if err := copyFile(vars, b.vars); err != nil {
+			return err
+		}
+	}
+	socket := filepath.Join(b.labDir(), "nbd.sock")
 	if err := b.disk.Listen(socket); err != nil {
 		return err
 	}
-	b.vm, err = lab.Up(ctx, lab.Config{
-		Dir: b.path("lab"), Disk: socket, MemoryMiB: 1024, SecureBoot: true, Fresh: !b.booted,
-	}, nil)
-	b.booted = true
+	c := b.as
+	c.Dir, c.Disk, c.SecureBoot = b.labDir(), socket, true
+	c.MemoryMiB = cmp.Or(c.MemoryMiB, 1024)
+	starting.Lock()
+	defer starting.Unlock()
+	b.vm, err = lab.Up(ctx, c, nil)
 	return err
+}
+
+func copyFile(to, from string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o600)
+}
+
+// powerOff ends the machine, and then makes all durable that it wrote.
+func (b *bench) powerOff() error {
+	var errs []error
+	if b.vm != nil {
+		errs = append(errs, b.vm.Kill())
+	}
+	if b.disk != nil {
+		errs = append(errs, b.disk.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // cut takes the power away.
@@ -65,15 +110,8 @@ func (b *bench) cut(seed uint64) error {
 
 // end is the cleanup after a test.
 func (b *bench) end(t *testing.T) {
-	if b.vm != nil {
-		if err := b.vm.Kill(); err != nil {
-			t.Log(err)
-		}
-	}
-	if b.disk != nil {
-		if err := b.disk.Close(); err != nil {
-			t.Log(err)
-		}
+	if err := b.powerOff(); err != nil {
+		t.Log(err)
 	}
 }
 
@@ -119,8 +157,18 @@ func (b *bench) waitFor(ctx context.Context, what string, ok func(seen) bool) (s
 			if last = s; ok(s) {
 				return s, nil
 			}
+			if s.Phase == lab.PhaseRefused && s.Mode == "normal" {
+				return s, fmt.Errorf("cannot see the node %s: it refused to start: %q", what, s.Faults)
+			}
 		} else {
 			err = askErr
+			reset, unstickErr := b.vm.Unstick(ctx)
+			if unstickErr != nil {
+				return last, unstickErr
+			}
+			if reset {
+				b.resets++
+			}
 		}
 		select {
 		case <-ctx.Done():

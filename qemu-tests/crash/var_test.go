@@ -32,7 +32,14 @@ type node struct {
 
 func newNode(t *testing.T, rec recording, r releases, l *nbd.Log, parts []disk.Partition) *node {
 	t.Helper()
-	n := &node{dir: keepDir(t, "var"), log: l}
+	dir, err := os.MkdirTemp(scratch(t, "var"), "*")
+	must(t, err)
+	n := &node{dir: dir, log: l}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil && !t.Failed() {
+			t.Log(err)
+		}
+	})
 	b, err := os.ReadFile(filepath.Join(r.trust, "policy.json"))
 	must(t, err)
 	policy, err := signing.ParsePolicy(b)
@@ -70,17 +77,9 @@ func varOf(s io.ReaderAt, size int64) (disk.Partition, bool) {
 
 // extract makes a directory of /var/lib/holdfast in a state.
 func (n *node) extract(s *nbd.State, p disk.Partition, upTo int) (root string, err error) {
-	image := filepath.Join(n.dir, "var.ext4")
-	if err := n.write(s, p, upTo, image); err != nil {
-		return "", err
-	}
-	out, err := exec.Command("e2fsck", "-fy", image).CombinedOutput()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.ExitCode() <= 2 {
-		err = nil // it mended something, as the journal is to be replayed
-	}
+	image, err := n.mended(s, p, upTo, "-fy")
 	if err != nil {
-		return "", fmt.Errorf("/var cannot be read: e2fsck: %w\n%s", err, out)
+		return "", err
 	}
 	root = filepath.Join(n.dir, "root")
 	if err := os.RemoveAll(root); err != nil {
@@ -94,6 +93,33 @@ func (n *node) extract(s *nbd.State, p disk.Partition, upTo int) (root string, e
 		return "", fmt.Errorf("debugfs: %w\n%s", err, out)
 	}
 	return root, os.MkdirAll(filepath.Join(lib, "holdfast"), 0o755)
+}
+
+// updateFile is update.json in a state, behind the journal alone.
+func (n *node) updateFile(s *nbd.State, p disk.Partition, upTo int) (string, error) {
+	image, err := n.mended(s, p, upTo, "-y", "-E", "journal_only")
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.Command("debugfs", "-R", "cat /lib/holdfast/update.json", image).Output()
+	return string(out), err
+}
+
+// mended is an image of /var that e2fsck was run on.
+func (n *node) mended(s *nbd.State, p disk.Partition, upTo int, how ...string) (image string, err error) {
+	image = filepath.Join(n.dir, "var.ext4")
+	if err := n.write(s, p, upTo, image); err != nil {
+		return "", err
+	}
+	out, err := exec.Command("e2fsck", append(how, image)...).CombinedOutput()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() <= 2 {
+		err = nil // it mended something, as the journal is to be replayed
+	}
+	if err != nil {
+		return "", fmt.Errorf("/var cannot be read: e2fsck: %w\n%s", err, out)
+	}
+	return image, nil
 }
 
 // write copies /var into a sparse file: what the log wrote of it, as there was
@@ -111,11 +137,13 @@ func (n *node) write(s *nbd.State, p disk.Partition, upTo int, name string) erro
 		}
 	}
 	slices.SortFunc(spans, func(a, b span) int { return int(min(max(a.from-b.from, -1), 1)) })
-	at := p.Start
-	for _, x := range spans {
-		if from := max(x.from, at); err == nil && from < x.to {
-			err = copyRange(f, s, from, x.to-from, from-p.Start)
-			at = x.to
+	for i := 0; i < len(spans); {
+		x := spans[i]
+		for ; i < len(spans) && spans[i].from <= x.to; i++ {
+			x.to = max(x.to, spans[i].to)
+		}
+		if err == nil {
+			err = copyRange(f, s, x.from, x.to-x.from, x.from-p.Start)
 		}
 	}
 	return errors.Join(err, f.Truncate(p.Size), f.Close())
@@ -128,8 +156,7 @@ type outcome struct {
 	step install.Step // before the agent took it up
 }
 
-// takeUp has the agent of the release that boots take up the update. begun
-// says that the node was healthy before, so its state must be there.
+// takeUp has the agent of the release that boots take up the update.
 func (n *node) takeUp(s *nbd.State, p disk.Partition, b boots, upTo int) (outcome, error) {
 	first := b.normalized.Boots[b.normalized.First]
 	root, err := n.extract(s, p, upTo)
@@ -214,7 +241,7 @@ func (n *node) after(root string, m update.Machine, running install.Ref, o outco
 	case o.mode == install.Returned && s.Step == install.Idle && s.Confirmed == running && own && len(entries) == 1:
 	case o.mode == install.OnTrial && s.Step == install.Trial && s.To == running && own:
 	case o.mode == install.Rebooting && rebooted:
-	default: // the releases are sound, so none falls back
+	default: // what was confirmed is sound, so none falls back
 		return as
 	}
 	return nil

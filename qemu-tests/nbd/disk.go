@@ -45,6 +45,22 @@ type cached struct {
 // The overlay is two files, named so and with ".map" behind; they are made where
 // there are none, and else must have been made over that base.
 func Open(base, name string, o Options) (*Disk, error) {
+	b, err := rawImage(base)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open disk: %w", err)
+	}
+	return openOver(b, name, o)
+}
+
+// Disk powers up a disk that begins as s: what a machine finds that starts
+// after that power cut. The overlay is as for [Open]; whoever opens it again
+// must give an equal state. The log of s, and what is below it, must stay open
+// while the disk is on.
+func (s *State) Disk(name string, o Options) (*Disk, error) {
+	return openOver(source{s, "the state of a log", s.Size(), func() error { return nil }}, name, o)
+}
+
+func openOver(base source, name string, o Options) (*Disk, error) {
 	v, err := openOverlay(base, name, o.Size)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open disk: %w", err)

@@ -118,3 +118,28 @@ func (l *Log) Len() int { return len(l.ops) }
 
 // Op is the operation i, counted from 0.
 func (l *Log) Op(i int) Op { return l.ops[i] }
+
+// Data is that of operation i; only a Write has any.
+func (l *Log) Data(i int) ([]byte, error) {
+	if l.ops[i].Kind != Write {
+		return nil, nil
+	}
+	b := make([]byte, l.ops[i].Len)
+	if _, err := l.f.ReadAt(b, l.data[i]); err != nil {
+		return nil, fmt.Errorf("cannot read log: %w", err)
+	}
+	return b, nil
+}
+
+// Altered is the log of a disk that does not do as it is told: of the
+// operations of l those that order names, in its order, and none of them is
+// durable by itself. It shares the file of l.
+func (l *Log) Altered(order []int) *Log {
+	a := &Log{f: l.f, size: l.size}
+	for _, i := range order {
+		op := l.ops[i]
+		op.FUA = false
+		a.ops, a.data = append(a.ops, op), append(a.data, l.data[i])
+	}
+	return a
+}

@@ -16,10 +16,31 @@ import (
 // sectors that are in it. The bitmap is a file as well, mapped into memory: so
 // both survive the end of this process at any time.
 type overlay struct {
-	base, data     *os.File
-	bitmap         *os.File // mapped; kept open for its lock
-	baseSize, size int64
-	mapped, bits   []byte // bits: one a sector, in mapped behind the header
+	base         source
+	data, bitmap *os.File // bitmap: mapped; kept open for its lock
+	size         int64
+	mapped, bits []byte // bits: one a sector, in mapped behind the header
+}
+
+// source is what an overlay is made over.
+type source struct {
+	io.ReaderAt
+	name  string
+	size  int64
+	close func() error
+}
+
+// rawImage is a file as a source.
+func rawImage(name string) (source, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return source{}, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return source{}, errors.Join(err, f.Close())
+	}
+	return source{f, name, fi.Size(), f.Close}, nil
 }
 
 // The bitmap's file begins with a header of one page: magic, size of the
@@ -33,38 +54,31 @@ const (
 const MaxSize = 8 << 40
 
 // openOverlay opens the overlay at name over the base, or makes it where there
-// is none. size is the disk's; 0 takes the base's, or what the overlay has.
-func openOverlay(base, name string, size int64) (*overlay, error) {
-	v := &overlay{}
-	if err := v.open(base, name, size); err != nil {
+// is none. size is the disk's; 0 takes the base's, or what the overlay has. The
+// base is the overlay's from then on.
+func openOverlay(base source, name string, size int64) (*overlay, error) {
+	v := &overlay{base: base}
+	if err := v.open(name, size); err != nil {
 		return nil, errors.Join(err, v.close())
 	}
 	return v, nil
 }
 
-func (v *overlay) open(base, name string, size int64) (err error) {
-	if v.base, err = os.Open(base); err != nil {
-		return err
-	}
-	start := make([]byte, 1<<20)
-	n, err := io.ReadFull(v.base, start)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+func (v *overlay) open(name string, size int64) (err error) {
+	start := make([]byte, min(1<<20, v.base.size))
+	n, err := v.base.ReadAt(start, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	if bytes.HasPrefix(start, []byte("QFI\xfb")) {
-		return fmt.Errorf("%s is a qcow2 image\nhint: give the raw one", base)
+		return fmt.Errorf("%s is a qcow2 image\nhint: give the raw one", v.base.name)
 	}
-	fi, err := v.base.Stat()
-	if err != nil {
-		return err
-	}
-	v.baseSize = fi.Size()
 	if _, err := os.Stat(name); errors.Is(err, os.ErrNotExist) {
 		if size == 0 {
-			size = (v.baseSize + Sector - 1) / Sector * Sector
+			size = (v.base.size + Sector - 1) / Sector * Sector
 		}
-		if size < v.baseSize || size%Sector != 0 || size == 0 || size > MaxSize {
-			return fmt.Errorf("a disk of %d bytes over a base of %d", size, v.baseSize)
+		if size < v.base.size || size%Sector != 0 || size == 0 || size > MaxSize {
+			return fmt.Errorf("a disk of %d bytes over a base of %d", size, v.base.size)
 		}
 		if err := makeOverlay(name, size, v.header(size, start[:n])); err != nil {
 			return err
@@ -84,7 +98,7 @@ func (v *overlay) open(base, name string, size int64) (err error) {
 
 func (v *overlay) header(size int64, start []byte) []byte {
 	h := binary.LittleEndian.AppendUint64([]byte(mapMagic), uint64(size))
-	h = binary.LittleEndian.AppendUint64(h, uint64(v.baseSize))
+	h = binary.LittleEndian.AppendUint64(h, uint64(v.base.size))
 	sum := sha256.Sum256(start)
 	return append(h, sum[:]...)
 }
@@ -133,7 +147,7 @@ func (v *overlay) load(size int64, start []byte) error {
 		return err
 	}
 	if bitmap.Size() != mapHeader+(v.size/Sector+7)/8 || !bytes.Equal(head, v.header(v.size, start)) {
-		return fmt.Errorf("%s was not made over %s\nhint: begin with a new overlay", v.data.Name(), v.base.Name())
+		return fmt.Errorf("%s was not made over %s\nhint: begin with a new overlay", v.data.Name(), v.base.name)
 	}
 	if v.mapped, err = syscall.Mmap(int(v.bitmap.Fd()), 0, int(bitmap.Size()), syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_SHARED); err != nil {
 		return fmt.Errorf("cannot map %s: %w", v.bitmap.Name(), err)
@@ -148,11 +162,12 @@ func (v *overlay) close() error {
 		errs = append(errs, syscall.Munmap(v.mapped))
 		v.mapped, v.bits = nil, nil
 	}
-	for _, f := range []*os.File{v.base, v.data, v.bitmap} {
+	for _, f := range []*os.File{v.data, v.bitmap} {
 		if f != nil {
 			errs = append(errs, f.Close())
 		}
 	}
+	errs = append(errs, v.base.close())
 	return errors.Join(errs...)
 }
 
@@ -180,7 +195,7 @@ func (v *overlay) read(p []byte, off int64) error {
 			s++
 		}
 		n := s*Sector - off
-		from := v.base
+		var from io.ReaderAt = v.base
 		if here {
 			from = v.data
 		}

@@ -71,7 +71,7 @@ func TestQEMU(t *testing.T) {
 // TestQEMUCut cuts the power under QEMU's client.
 func TestQEMUCut(t *testing.T) {
 	d, dir := offered(t, Options{Size: testSize})
-	base := d.durable.base.Name()
+	base := d.durable.base.name
 	// A client that ends in peace flushes; one that is killed does not.
 	cmd := exec.CommandContext(t.Context(), "qemu-io", "-f", "raw", "-t", "writeback", address,
 		"-c", "write -P 0x11 0 64k", "-c", "flush", "-c", "write -P 0x22 0 64k", "-c", "write -P 0x33 1M 512", "-c", "sleep 60000")
