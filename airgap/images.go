@@ -224,6 +224,9 @@ func (w WantImage) room(s *store.Store, file int64) error {
 	if w.File == "" {
 		size, err = sizeOf(w.Archive)
 	}
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("cannot take image %s: %w\nhint: \"from\" in site.yaml is a path from the site's directory, or a URL", w.Name, err)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot take image %s: %w", w.Name, err)
 	}

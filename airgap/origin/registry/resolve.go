@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	fetch "holdfast.dev/holdfast/airgap/origin/http"
 	"holdfast.dev/holdfast/airgap/store"
@@ -29,7 +30,11 @@ func (c *Client) Resolve(ctx context.Context, s *store.Store, r Ref, want Platfo
 			break
 		}
 	}
-	return Image{}, fmt.Errorf("cannot resolve image %s: %w", r.Name(), errors.Join(errs...))
+	err = errors.Join(errs...)
+	if unreached := new(net.OpError); errors.As(err, &unreached) {
+		err = fmt.Errorf("%w\nhint: is %s up, and the name right? another place for its images can be named under mirrors.registries in site.yaml", err, r.Registry)
+	}
+	return Image{}, fmt.Errorf("cannot resolve image %s: %w", r.Name(), err)
 }
 
 func (c *Client) resolve(ctx context.Context, s *store.Store, p place, r Ref, want Platform) (Image, error) {

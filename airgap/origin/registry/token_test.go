@@ -59,3 +59,12 @@ func TestToken(t *testing.T) {
 		t.Errorf("%d tokens, %v", tokens.Load(), err)
 	}
 }
+
+// A registry that nobody can be reached at says what to look at.
+func TestUnreachable(t *testing.T) {
+	c := registry.Client{}
+	_, err := c.Resolve(t.Context(), open(t), registry.Ref{Registry: "127.0.0.1:1", Repository: "a/b", Tag: "1"}, amd64)
+	if err == nil || !strings.Contains(err.Error(), "cannot resolve image 127.0.0.1:1/a/b:1") || !strings.Contains(err.Error(), "hint: is 127.0.0.1:1 up") {
+		t.Errorf("got %v", err)
+	}
+}
