@@ -22,6 +22,7 @@ type Component struct {
 	Description  string        `json:"description"`
 	Namespace    string        `json:"namespace,omitempty"` // of its workloads
 	Needs        []string      `json:"needs,omitempty"`     // components that must be ready before it is applied
+	After        []string      `json:"after,omitempty"`     // components that must be applied before it; its pods wait for them
 	Uses         []Use         `json:"uses,omitempty"`      // what others offer; it needs them too
 	Offers       []Offer       `json:"offers,omitempty"`
 	Rollback     string        `json:"rollback,omitempty"` // Stays or Restore; of components with volumes

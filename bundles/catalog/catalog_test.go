@@ -99,7 +99,12 @@ func TestOrder(t *testing.T) {
 	if want := "containerd kubernetes kube-proxy storage postgresql"; err != nil || names(got) != want {
 		t.Errorf("order is %s, %v; want %s", names(got), err, want)
 	}
-	all := []Component{{Name: "a", Needs: []string{"b"}}, {Name: "b", Needs: []string{"c", "a"}}, {Name: "d"}}
+	// The longest way comes first.
+	got, err = Order([]string{"coredns", "postgresql"})
+	if want := "containerd kubernetes kube-proxy storage postgresql coredns"; err != nil || names(got) != want {
+		t.Errorf("order is %s, %v; want %s", names(got), err, want)
+	}
+	all := []Component{{Name: "a", Needs: []string{"b"}}, {Name: "b", Needs: []string{"c"}, After: []string{"a"}}, {Name: "d"}}
 	for _, c := range []struct{ name, want string }{
 		{"a", "a → b → a need each other"},
 		{"a", `"c", which b needs`},

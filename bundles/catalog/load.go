@@ -129,6 +129,14 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 				fault("it needs %s, which is not in the catalog", n)
 			}
 		}
+		for _, n := range c.After {
+			if !names[n] {
+				fault("it comes after %s, which is not in the catalog", n)
+			}
+			if slices.Contains(c.AllNeeds(), n) {
+				fault("it comes after %s and needs it; needs are enough", n)
+			}
+		}
 		for _, p := range c.HostPrograms {
 			checkProgram(GoProgram(p), programs, fault)
 		}

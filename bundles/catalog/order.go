@@ -8,7 +8,8 @@ import (
 )
 
 // Order returns the named components and all that they need, each after what
-// it needs; where that leaves a choice, by name.
+// it needs. Where that leaves a choice, the one that stands on most comes first,
+// as it takes longest, and then the name decides.
 func Order(names []string) ([]Component, error) {
 	all, err := Load()
 	if err != nil {
@@ -47,13 +48,13 @@ func order(all []Component, names []string) ([]Component, error) {
 			return
 		}
 		state[name] = visiting
-		for _, n := range sorted(c.AllNeeds()) {
+		for _, n := range byWeight(slices.Concat(c.AllNeeds(), c.After), byName) {
 			visit(n, append(slices.Clone(way), name))
 		}
 		state[name] = done
 		out = append(out, c)
 	}
-	for _, n := range sorted(names) {
+	for _, n := range byWeight(names, byName) {
 		visit(n, nil)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -62,8 +63,27 @@ func order(all []Component, names []string) ([]Component, error) {
 	return out, nil
 }
 
-func sorted(s []string) []string {
-	s = slices.Clone(s)
-	slices.Sort(s)
-	return slices.Compact(s)
+// byWeight sorts names by the number of components that each stands on, most
+// first, and by name.
+func byWeight(names []string, all map[string]Component) []string {
+	names = slices.Compact(slices.Sorted(slices.Values(names)))
+	weight := map[string]int{}
+	for _, n := range names {
+		on := map[string]bool{}
+		gather(n, all, on)
+		weight[n] = len(on)
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return weight[b] - weight[a] })
+	return names
+}
+
+// gather adds name and all that it stands on.
+func gather(name string, all map[string]Component, to map[string]bool) {
+	if to[name] {
+		return
+	}
+	to[name] = true
+	for _, n := range slices.Concat(all[name].AllNeeds(), all[name].After) {
+		gather(n, all, to)
+	}
 }

@@ -230,7 +230,7 @@ func (b builder) nodeConfig(images []bundles.Image, digests map[string]store.Dig
 }
 
 func nodeComponent(k catalog.Component, digests map[string]store.Digest) (node.Component, error) {
-	c := node.Component{Name: k.Name, Namespace: k.Namespace, Needs: k.AllNeeds(), Rollback: k.Rollback}
+	c := node.Component{Name: k.Name, Namespace: k.Namespace, Needs: k.AllNeeds(), After: k.After, Rollback: k.Rollback}
 	for _, s := range k.Secrets {
 		n := node.Secret{Name: s.Name, Namespace: s.Namespace, Generate: s.Generate}
 		for _, p := range s.Pairs {

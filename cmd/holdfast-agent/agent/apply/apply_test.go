@@ -214,6 +214,23 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// What only comes after another is applied while that one is not healthy.
+func TestAfter(t *testing.T) {
+	db := component(t, "db", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: db}\n")
+	web := component(t, "web", "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: web}\n")
+	web.After = []string{"db"}
+	f := &fake{unready: map[string]string{"db": "pulling", "web": "no volume"}, refuse: "ConfigMap"}
+	clock := time.Unix(0, 0)
+	r := NewReconciler(f, []Component{db, web}, nil, func() time.Time { return clock })
+	if h := r.Tick(t.Context()); h[1].Applied || h[1].Reason != "comes after db" {
+		t.Fatalf("%+v", h)
+	}
+	f.refuse, clock = "", clock.Add(firstDelay)
+	if h := r.Tick(t.Context()); h[0].Healthy || !h[1].Applied || h[1].Reason != "no volume" {
+		t.Errorf("%+v", h)
+	}
+}
+
 // A client's workloads wait for the Job that another component runs for it.
 func TestFirst(t *testing.T) {
 	web := component(t, "web", `apiVersion: v1

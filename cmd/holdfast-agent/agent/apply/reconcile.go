@@ -105,6 +105,10 @@ func (r *Reconciler) tick(ctx context.Context, p *part) {
 			p.Reason = "waits for " + strings.Join(missing, ", ")
 			return
 		}
+		if missing := r.unapplied(p.After); len(missing) > 0 {
+			p.Reason = "comes after " + strings.Join(missing, ", ")
+			return
+		}
 		if r.now().Before(p.next) {
 			return
 		}
@@ -197,9 +201,18 @@ func (r *Reconciler) apply(ctx context.Context, p *part) (waits string, err erro
 }
 
 func (r *Reconciler) unhealthy(names []string) []string {
+	return r.without(names, func(h Health) bool { return h.Healthy })
+}
+
+func (r *Reconciler) unapplied(names []string) []string {
+	return r.without(names, func(h Health) bool { return h.Applied })
+}
+
+// without are those of names for which ok does not hold.
+func (r *Reconciler) without(names []string, ok func(Health) bool) []string {
 	var out []string
 	for _, p := range r.parts {
-		if slices.Contains(names, p.Health.Name) && !p.Healthy {
+		if slices.Contains(names, p.Health.Name) && !ok(p.Health) {
 			out = append(out, p.Health.Name)
 		}
 	}

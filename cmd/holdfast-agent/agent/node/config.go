@@ -81,7 +81,8 @@ func (i Image) Ref() string { return i.Name + "@" + i.Digest }
 type Component struct {
 	Name      string   `json:"name"`
 	Namespace string   `json:"namespace"`
-	Needs     []string `json:"needs"` // one that is no component here is part of the OS
+	Needs     []string `json:"needs"`           // ready before it is applied; one that is no component here is part of the OS
+	After     []string `json:"after,omitempty"` // applied before it
 	Secrets   []Secret `json:"secrets"`
 	First     []Ready  `json:"first,omitempty"` // Jobs that must have ended before its workloads are applied
 	Ready     []Ready  `json:"ready"`
