@@ -11,12 +11,12 @@ import (
 )
 
 // TestUpdateFull takes the README's site, with Kubernetes and a database,
-// through a good update and one whose component never gets healthy. What users
-// wrote must be there after both.
+// through a good update, one whose engine never gets ready and one whose
+// component never gets healthy. What users wrote must be there after all.
 func TestUpdateFull(t *testing.T) {
 	long(t, "qemu-system-x86_64", "qemu-img")
 	if os.Getenv("HOLDFAST_LONG") == "" {
-		t.Skip("takes half an hour; HOLDFAST_LONG=1 runs it")
+		t.Skip("takes most of an hour; HOLDFAST_LONG=1 runs it")
 	}
 	site := builtSite(t)
 	next := filepath.Join(openDir(t, "full-2"), "boot")
@@ -45,7 +45,13 @@ func TestUpdateFull(t *testing.T) {
 		t.Errorf("the objects of the new release and of the user are not there:\n%s", got)
 	}
 
-	bad := forge(t, next, "never", 3, func(f *forgery) {
+	engine := forge(t, next, "noengine", 3, func(f *forgery) {
+		f.cmdline += " systemd.mask=kubelet.service"
+		f.node["updates"] = map[string]any{"healthyWithin": 4}
+	})
+	u.badUpdate(t, engine, 3, "not healthy within 4m0s: engine: ")
+
+	bad := forge(t, next, "never", 4, func(f *forgery) {
 		f.node["updates"] = map[string]any{"healthyWithin": 12}
 		for _, c := range f.node["components"].([]any) {
 			if c := c.(map[string]any); c["name"] == "postgresql" {
@@ -54,8 +60,8 @@ func TestUpdateFull(t *testing.T) {
 		}
 	})
 	acknowledged := make(chan bool, 1)
-	go func() { acknowledged <- u.writeOnTrial(t, 3) }()
-	u.badUpdate(t, bad, 3, "not healthy within 12m0s")
+	go func() { acknowledged <- u.writeOnTrial(t, 4) }()
+	u.badUpdate(t, bad, 4, "not healthy within 12m0s")
 	healthy := time.Now()
 	back := healthy.Sub(u.times(t)["failing"])
 	t.Logf("going back, from the verdict to healthy: %.0f s, %.2f of a plain reboot (aim: 2)", back.Seconds(), back.Seconds()/plain.Seconds())
