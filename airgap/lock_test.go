@@ -120,7 +120,7 @@ func TestFits(t *testing.T) {
 	}
 	for _, want := range []string{
 		"package set os asks for other packages", "package sets that the site does not ask for any more", "toolchain go1.20 is locked",
-		"recipes are not those of this holdfast: etcd", "components are not those", "file trust/policy.json is not the one that was locked",
+		"recipes are not those of this holdfast: etcd", "components are not those of site.yaml and this holdfast: postgresql", "file trust/policy.json is not the one that was locked",
 		"file manifests/old.yaml is locked and is not there", `hint: run "holdfast lock"`,
 	} {
 		if !strings.Contains(err.Error(), want) {

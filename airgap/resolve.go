@@ -115,7 +115,12 @@ func (r Request) Fits(l Lock) error {
 		fail("recipes are not those of this holdfast: %s", changed(names(l.Recipes, func(r Recipe) string { return r.Name + string(r.Digest) }), names(now.Recipes, func(r Recipe) string { return r.Name + string(r.Digest) })))
 	}
 	if !slices.Equal(l.Components, now.Components) {
-		fail("components are not those of site.yaml and this holdfast")
+		key := func(c Component) string { return c.Name + string(c.Digest) }
+		which := changed(names(l.Components, key), names(now.Components, key))
+		if which == "" {
+			which = "their order or origin"
+		}
+		fail("components are not those of site.yaml and this holdfast: %s", which)
 	}
 	for _, f := range now.Files {
 		if !slices.Contains(l.Files, f) {

@@ -48,7 +48,11 @@ func (a *app) signingKeys(in inputs) (siteKeys, error) {
 	k.db, e2 = signing.LoadPrivateKey(filepath.Join(a.dir, "keys", "db.key"))
 	k.dbCert, e3 = signing.LoadCertificate(filepath.Join(a.dir, "trust", "db.crt"))
 	k.enrolment, e4 = signing.ReadEnrolment(a.dir)
-	return k, errors.Join(append(errs, e1, e2, e3, e4)...)
+	err = errors.Join(append(errs, e1, e2, e3, e4)...)
+	if errors.Is(errors.Join(e1, e2, e3), os.ErrNotExist) { // e4 has its own
+		err = fmt.Errorf("%w\nhint: the files of keys/ and trust/ belong together; bring back the missing ones from where they were made, as new ones would be refused by machines that run", err)
+	}
+	return k, err
 }
 
 // bootParts are the signed programs that firmware runs.
