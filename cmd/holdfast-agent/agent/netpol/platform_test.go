@@ -93,7 +93,7 @@ func TestPlatform(t *testing.T) {
 		}
 		return s.ip(who)
 	}
-	const dns, storage, db = "kube-system/coredns", "local-path-storage/local-path-provisioner", "postgresql/postgresql"
+	const dns, storage, db = "kube-system/coredns", "local-path-storage/local-volumes", "postgresql/postgresql"
 	for _, c := range []struct {
 		from, to string
 		protocol corev1.Protocol
