@@ -22,7 +22,8 @@ type ReleaseInput struct {
 	Site       store.Content        // site.json
 	Node       store.Content        // node.json
 	SBOM       store.Content
-	Provenance store.Content
+	Provenance store.Content // of the release
+	Statements []File        // provenance of single images; Title and Content
 }
 
 // ComponentManifests is a component's YAML files in the order of application.
@@ -59,7 +60,11 @@ func Compose(s *store.Store, in ReleaseInput) (Release, error) {
 	}
 	c.artifact(PartSite, "", []File{{Title: SiteJSON, MediaType: MediaJSON, Content: in.Site}, {Title: NodeJSON, MediaType: MediaJSON, Content: in.Node}})
 	c.artifact(PartSBOM, "", []File{{Title: SBOMJSON, MediaType: MediaSPDX, Content: in.SBOM}})
-	c.artifact(PartProvenance, "", []File{{Title: ProvenanceJSON, MediaType: MediaJSON, Content: in.Provenance}})
+	statements := []File{{Title: ProvenanceJSON, MediaType: MediaInToto, Content: in.Provenance}}
+	for _, f := range in.Statements {
+		statements = append(statements, File{Title: f.Title, MediaType: MediaInToto, Content: f.Content})
+	}
+	c.artifact(PartProvenance, "", statements)
 	index := c.marshal(ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
 		ArtifactType: ReleaseType, Manifests: c.parts, Annotations: in.Facts.annotations(),
@@ -182,6 +187,9 @@ func checkBlobs(s *store.Store, in ReleaseInput) error {
 	check(NodeJSON, in.Node)
 	check(SBOMJSON, in.SBOM)
 	check(ProvenanceJSON, in.Provenance)
+	for _, f := range in.Statements {
+		check(f.Title, f.Content)
+	}
 	for _, im := range in.Images {
 		if !check(im.Name, im.Manifest) {
 			continue

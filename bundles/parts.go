@@ -49,6 +49,7 @@ const (
 	MediaYAML   = "application/yaml"
 	MediaJSON   = "application/json"
 	MediaSPDX   = "application/spdx+json"
+	MediaInToto = "application/vnd.in-toto+json"
 
 	ReleaseType = "application/vnd.holdfast.release.v1"
 )

@@ -49,18 +49,21 @@ func Read(r io.Reader) ([]Listed, error) {
 }
 
 type lister struct {
+	bound
 	out      []Listed
 	at       map[string]int
 	contains [][2]string // parent, child
-	size     int
 }
 
+// bound limits what is kept of a document.
+type bound struct{ size int }
+
 // keep counts what is kept against the limit.
-func (l *lister) keep(words ...string) error {
+func (b *bound) keep(words ...string) error {
 	for _, w := range words {
-		l.size += len(w)
+		b.size += len(w)
 	}
-	if l.size > maxBytes {
+	if b.size > maxBytes {
 		return fmt.Errorf("more than the %d bytes allowed", maxBytes)
 	}
 	return nil

@@ -1,16 +1,15 @@
-// Package sbom writes what a release is made of, as SPDX 2.3 in JSON
-// (https://spdx.github.io/spdx-spec/v2.3/). The document describes the
-// release; the release contains packages, and a package, such as an image, may
+// Package sbom says what a release is made of, as SPDX 2.3 in JSON
+// (https://spdx.github.io/spdx-spec/v2.3/); package cyclonedx below it writes
+// the same in the other usual form. A document describes a release or one of
+// its images; that contains packages, and a package, such as an image, may
 // contain others. Files of packages are not analysed, and nothing is guessed:
 // what is not known says NOASSERTION.
 package sbom
 
 import (
-	"bufio"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -27,12 +26,19 @@ type Kind string
 
 // Kinds of packages.
 const (
-	Deb    Kind = "deb"
-	Golang Kind = "golang"
-	Maven  Kind = "maven"
-	File   Kind = "file"
-	Image  Kind = "image"
+	Deb     Kind = "deb"
+	APK     Kind = "apk"
+	Golang  Kind = "golang"
+	Maven   Kind = "maven"
+	File    Kind = "file"
+	Image   Kind = "image"
+	Release Kind = "release" // what a release's document describes
 )
+
+// purposes is SPDX's word for each kind.
+var purposes = map[Kind]string{
+	Deb: "LIBRARY", APK: "LIBRARY", Golang: "LIBRARY", Maven: "LIBRARY", File: "FILE", Image: "CONTAINER", Release: "OPERATING-SYSTEM",
+}
 
 // Unknown is SPDX's word for what is not known.
 const Unknown = "NOASSERTION"
@@ -40,7 +46,7 @@ const Unknown = "NOASSERTION"
 // maxDepth bounds packages inside packages.
 const maxDepth = 8
 
-// Input is what a document says.
+// Input is what a release's document says.
 type Input struct {
 	Name      string // of the release
 	Version   string
@@ -61,6 +67,7 @@ type Package struct {
 	PURL     string    // package URL; may be empty
 	License  string    // an SPDX expression; "" means NOASSERTION
 	Supplier string    // an organisation; "" means NOASSERTION
+	Comment  string    // what else there is to know; may be empty
 	Contains []Package // of an image: what is in it
 }
 
@@ -70,22 +77,47 @@ func Namespace(digest string) string {
 	return "https://holdfast.dev/spdx/" + strings.TrimPrefix(digest, "sha256:")
 }
 
-// Write writes the document: the same bytes for the same content, in whatever
+// Document is what is known of a release, or of one image, as a graph. Each
+// element has an ID, which differs whenever the element does.
+type Document struct {
+	Name      string
+	Version   string
+	Namespace string
+	Created   time.Time
+	Tool      string
+	Root      string // the ID of what is described
+
+	elements map[string]Package // by ID, without Contains
+	contains map[[2]string]bool // parent, child
+}
+
+// New makes the document about a release. All that is wrong with in is in the
+// error.
+func New(in Input) (Document, error) {
+	d := Document{
+		Name: in.Name, Version: in.Version, Namespace: in.Namespace, Created: in.Created.UTC().Truncate(time.Second),
+		Tool: cmp.Or(in.Tool, "holdfast"), Root: releaseID,
+		elements: map[string]Package{releaseID: {Kind: Release, Name: in.Name, Version: in.Version}}, contains: map[[2]string]bool{},
+	}
+	errs := d.check()
+	for _, p := range in.Packages {
+		errs = append(errs, d.add(releaseID, p, 1))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return Document{}, fmt.Errorf("cannot write the SBOM of %s: %w", in.Name, err)
+	}
+	return d, nil
+}
+
+// Write writes in as SPDX: the same bytes for the same content, in whatever
 // order it is given. All that is wrong with in is in the error, and nothing is
 // written then.
 func Write(w io.Writer, in Input) error {
-	f := flat{packages: map[string]packageJSON{}, contains: map[[2]string]bool{}}
-	errs := checkInput(in)
-	for _, p := range in.Packages {
-		errs = append(errs, f.add(releaseID, p, 1))
+	d, err := New(in)
+	if err != nil {
+		return err
 	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("cannot write the SBOM of %s: %w", in.Name, err)
-	}
-	if err := write(w, in, f); err != nil {
-		return fmt.Errorf("cannot write the SBOM of %s: %w", in.Name, err)
-	}
-	return nil
+	return d.Write(w)
 }
 
 const (
@@ -93,41 +125,103 @@ const (
 	releaseID  = "SPDXRef-Release"
 )
 
-func checkInput(in Input) []error {
+func (d Document) check() []error {
 	var errs []error
-	if strings.TrimSpace(in.Name) == "" {
+	if strings.TrimSpace(d.Name) == "" {
 		errs = append(errs, errors.New("the release has no name"))
 	}
-	if u, err := url.Parse(in.Namespace); err != nil || !u.IsAbs() || strings.Contains(in.Namespace, "#") {
-		errs = append(errs, fmt.Errorf("the namespace %q is not an absolute URI without #", in.Namespace))
+	if u, err := url.Parse(d.Namespace); err != nil || !u.IsAbs() || strings.Contains(d.Namespace, "#") {
+		errs = append(errs, fmt.Errorf("the namespace %q is not an absolute URI without #", d.Namespace))
 	}
-	if in.Created.IsZero() || in.Created.UTC().Year() > 9999 {
+	if d.Created.IsZero() || d.Created.UTC().Year() > 9999 {
 		errs = append(errs, errors.New("no time of creation"))
 	}
-	if strings.ContainsAny(in.Tool, "\r\n") {
-		errs = append(errs, fmt.Errorf("the tool %q has more than one line", in.Tool))
+	if strings.ContainsAny(d.Tool, "\r\n") {
+		errs = append(errs, fmt.Errorf("the tool %q has more than one line", d.Tool))
 	}
 	return errs
 }
 
-// flat is the tree of packages as SPDX has it.
-type flat struct {
-	packages map[string]packageJSON // by SPDXID
-	contains map[[2]string]bool     // parent, child
-}
-
-func (f flat) add(parent string, p Package, depth int) error {
+func (d Document) add(parent string, p Package, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("%s %s: packages inside packages more than %d deep", p.Kind, p.Name, maxDepth)
 	}
-	j, err := convert(p)
-	errs := []error{err}
-	f.packages[j.ID] = j
-	f.contains[[2]string{parent, j.ID}] = true
-	for _, c := range p.Contains {
-		errs = append(errs, f.add(j.ID, c, depth+1))
+	errs := []error{p.check()}
+	if p.Kind == Release {
+		errs = append(errs, fmt.Errorf("%s: a release inside a release", p.Name))
 	}
+	id := packageID(p)
+	d.contains[[2]string{parent, id}] = true
+	for _, c := range p.Contains {
+		errs = append(errs, d.add(id, c, depth+1))
+	}
+	p.Contains = nil
+	d.elements[id] = p
 	return errors.Join(errs...)
+}
+
+// IDs are those of all elements but the root, sorted.
+func (d Document) IDs() []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(d.elements)), func(id string) bool { return id == d.Root })
+}
+
+// Element is the package with that ID, without what it contains.
+func (d Document) Element(id string) Package { return d.elements[id] }
+
+// Contained are all pairs of a parent's and a child's ID, sorted.
+func (d Document) Contained() [][2]string {
+	return slices.SortedFunc(maps.Keys(d.contains), func(a, b [2]string) int {
+		return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1]))
+	})
+}
+
+// Images are the names of the images of a release, sorted.
+func (d Document) Images() []string {
+	var out []string
+	for id, p := range d.elements {
+		if p.Kind == Image && id != d.Root {
+			out = append(out, p.Name)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Image is the document about one image of a release; it is made from that of
+// the release alone, and so is always the same.
+func (d Document) Image(name string) (Document, error) {
+	for _, id := range d.IDs() {
+		if p := d.elements[id]; p.Kind == Image && p.Name == name {
+			return d.about(id), nil
+		}
+	}
+	return Document{}, fmt.Errorf("cannot make the SBOM of image %s: the release's names no such image", name)
+}
+
+// about is the part of d below an element.
+func (d Document) about(id string) Document {
+	p := d.elements[id]
+	out := Document{
+		Name: p.Name, Version: p.Version, Namespace: d.Namespace + "/" + url.PathEscape(p.Name), Created: d.Created, Tool: d.Tool, Root: id,
+		elements: map[string]Package{}, contains: map[[2]string]bool{},
+	}
+	children := map[string][]string{}
+	for c := range d.contains {
+		children[c[0]] = append(children[c[0]], c[1])
+	}
+	for todo := []string{id}; len(todo) > 0; {
+		at := todo[0]
+		todo = todo[1:]
+		if _, ok := out.elements[at]; ok {
+			continue
+		}
+		out.elements[at] = d.elements[at]
+		for _, c := range children[at] {
+			out.contains[[2]string{at, c}] = true
+			todo = append(todo, c)
+		}
+	}
+	return out
 }
 
 var (
@@ -137,53 +231,42 @@ var (
 	notID       = regexp.MustCompile(`[^A-Za-z0-9.-]+`)
 )
 
-func convert(p Package) (packageJSON, error) {
+// check tells all that is wrong with a package, but for what it contains.
+func (p Package) check() error {
 	var errs []error
 	bad := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s %s %s: %s", p.Kind, p.Name, p.Version, fmt.Sprintf(format, args...)))
 	}
-	purposes := map[Kind]string{Deb: "LIBRARY", Golang: "LIBRARY", Maven: "LIBRARY", File: "FILE", Image: "CONTAINER"}
-	j := packageJSON{
-		Name: p.Name, Version: p.Version, Source: p.Source,
-		Download: Unknown, Copyright: Unknown, Concluded: Unknown,
-		Declared: cmp.Or(p.License, Unknown), Supplier: Unknown, Purpose: purposes[p.Kind],
-	}
-	if j.Purpose == "" {
+	if purposes[p.Kind] == "" {
 		bad("an unknown kind")
 	}
 	if strings.TrimSpace(p.Name) == "" {
 		bad("no name")
 	}
 	// References to licences outside SPDX's list would need their text.
-	if !licenseForm.MatchString(j.Declared) || strings.Contains(j.Declared, "Ref-") {
+	if l := cmp.Or(p.License, Unknown); !licenseForm.MatchString(l) || strings.Contains(l, "Ref-") {
 		bad("%q is not an expression of SPDX licences", p.License)
-	}
-	if p.Supplier != "" && p.Supplier != Unknown {
-		j.Supplier = "Organization: " + p.Supplier
 	}
 	if strings.ContainsAny(p.Supplier, "\r\n") {
 		bad("the supplier %q has more than one line", p.Supplier)
 	}
-	if p.SHA256 != "" {
-		j.Checksums = []checksumJSON{{"SHA256", p.SHA256}}
-		if !shaForm.MatchString(p.SHA256) {
-			bad("%q is not 64 lower-case hexadecimal digits", p.SHA256)
-		}
+	if p.SHA256 != "" && !shaForm.MatchString(p.SHA256) {
+		bad("%q is not 64 lower-case hexadecimal digits", p.SHA256)
 	}
-	if p.PURL != "" {
-		j.Refs = []refJSON{{"PACKAGE-MANAGER", "purl", p.PURL}}
-		if !purlForm.MatchString(p.PURL) {
-			bad("%q is not a package URL", p.PURL)
-		}
+	if p.PURL != "" && !purlForm.MatchString(p.PURL) {
+		bad("%q is not a package URL", p.PURL)
 	}
-	j.ID = packageID(p)
-	return j, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // packageID can be read, and differs whenever the package does.
 func packageID(p Package) string {
+	fields := []string{string(p.Kind), p.Name, p.Version, p.Source, p.SHA256, p.PURL, p.License, p.Supplier}
+	if p.Comment != "" {
+		fields = append(fields, p.Comment)
+	}
 	h := sha256.New()
-	for _, s := range []string{string(p.Kind), p.Name, p.Version, p.Source, p.SHA256, p.PURL, p.License, p.Supplier} {
+	for _, s := range fields {
 		fmt.Fprintf(h, "%d:%s", len(s), s)
 	}
 	name := strings.Trim(notID.ReplaceAllString(p.Name, "-"), "-")
@@ -191,74 +274,4 @@ func packageID(p Package) string {
 		name = name[:80]
 	}
 	return fmt.Sprintf("SPDXRef-%s-%s-%s", notID.ReplaceAllString(string(p.Kind), "-"), name, hex.EncodeToString(h.Sum(nil)[:8]))
-}
-
-type packageJSON struct {
-	ID        string         `json:"SPDXID"`
-	Name      string         `json:"name"`
-	Version   string         `json:"versionInfo,omitempty"`
-	Purpose   string         `json:"primaryPackagePurpose"`
-	Supplier  string         `json:"supplier"`
-	Download  string         `json:"downloadLocation"`
-	Analyzed  bool           `json:"filesAnalyzed"`
-	Checksums []checksumJSON `json:"checksums,omitempty"`
-	Source    string         `json:"sourceInfo,omitempty"`
-	Concluded string         `json:"licenseConcluded"`
-	Declared  string         `json:"licenseDeclared"`
-	Copyright string         `json:"copyrightText"`
-	Refs      []refJSON      `json:"externalRefs,omitempty"`
-}
-
-type checksumJSON struct {
-	Algorithm string `json:"algorithm"`
-	Value     string `json:"checksumValue"`
-}
-
-type refJSON struct {
-	Category string `json:"referenceCategory"`
-	Type     string `json:"referenceType"`
-	Locator  string `json:"referenceLocator"`
-}
-
-type relationJSON struct {
-	From string `json:"spdxElementId"`
-	Type string `json:"relationshipType"`
-	To   string `json:"relatedSpdxElement"`
-}
-
-// write puts one package or relationship on a line, encoding one at a time.
-func write(w io.Writer, in Input, f flat) error {
-	b := bufio.NewWriter(w)
-	e := json.NewEncoder(b)
-	e.SetEscapeHTML(false) // & is common in package URLs; Encode ends each value with a newline
-	var err error
-	put := func(before string, v any) {
-		b.WriteString(before) // the writer keeps its first error for Flush
-		err = errors.Join(err, e.Encode(v))
-	}
-	type creation struct {
-		Created  string   `json:"created"`
-		Creators []string `json:"creators"`
-	}
-	put(`{"spdxVersion":`, "SPDX-2.3")
-	put(`,"dataLicense":`, "CC0-1.0")
-	put(`,"SPDXID":`, documentID)
-	put(`,"name":`, strings.TrimSpace(in.Name+" "+in.Version))
-	put(`,"documentNamespace":`, in.Namespace)
-	put(`,"creationInfo":`, creation{in.Created.UTC().Format("2006-01-02T15:04:05Z"), []string{"Tool: " + cmp.Or(in.Tool, "holdfast")}})
-	put(`,"packages":[`, packageJSON{
-		ID: releaseID, Name: in.Name, Version: in.Version, Purpose: "OPERATING-SYSTEM", Supplier: Unknown,
-		Download: Unknown, Concluded: Unknown, Declared: Unknown, Copyright: Unknown,
-	})
-	for _, id := range slices.Sorted(maps.Keys(f.packages)) {
-		put(",", f.packages[id])
-	}
-	put(`],"relationships":[`, relationJSON{documentID, "DESCRIBES", releaseID})
-	for _, r := range slices.SortedFunc(maps.Keys(f.contains), func(a, b [2]string) int {
-		return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1]))
-	}) {
-		put(",", relationJSON{r[0], "CONTAINS", r[1]})
-	}
-	b.WriteString("]}\n")
-	return errors.Join(err, b.Flush())
 }

@@ -87,7 +87,7 @@ func (a *app) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	rel, err := b.compose(os, boot, images, programs)
+	rel, err := b.compose(ctx, os, boot, images, programs)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ func (a *app) bundleCmd() *cobra.Command {
 		Short:   "Verify, look into and make differences of releases packed for carrying",
 		Example: "  holdfast bundle verify out/mysite-1.bundle",
 	}
-	c.AddCommand(a.bundleVerifyCmd(), a.bundleInspectCmd(), a.bundleCreateCmd(), a.bundleDiffCmd())
+	c.AddCommand(a.bundleVerifyCmd(), a.bundleInspectCmd(), a.bundleSBOMCmd(), a.bundleProvenanceCmd(), a.bundleCreateCmd(), a.bundleDiffCmd())
 	return c
 }
 
@@ -75,10 +75,7 @@ func (a *app) bundleInspectCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if base != "" {
-				return a.withBundles(c.Context(), trust, base, args[0], true, func(v, _ *bundles.Verified) error { return a.inspect(args[0], v) })
-			}
-			return a.openBundle(c.Context(), args[0], trust, nil, a.inspect)
+			return a.openWhole(c.Context(), trust, base, args[0], func(v *bundles.Verified) error { return a.inspect(args[0], v) })
 		},
 	})
 	c.Flags().StringVar(&base, "base", "", "the bundle that FILE is a difference from")

@@ -18,6 +18,7 @@ import (
 	"holdfast.dev/holdfast/airgap"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles"
+	"holdfast.dev/holdfast/cmd/holdfast/cli"
 	"holdfast.dev/holdfast/signing"
 )
 
@@ -55,6 +56,11 @@ func bundleCmd(ts *testscript.TestScript, _ bool, args []string) {
 	var b bytes.Buffer
 	ts.Check(bundles.Pack(context.Background(), &b, s, rel, []signing.Signature{sig}, nil))
 	ts.Check(os.WriteFile(ts.MkAbs(name), b.Bytes(), 0o644))
+}
+
+// composedCmd packs a release with provenance and SBOMs of small parts.
+func composedCmd(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(cli.PackComposed(context.Background(), ts.MkAbs(args[0]), ts.MkAbs("composed-store"), ts.MkAbs(args[1])))
 }
 
 // statementCmd signs a file as a raw image; with -old as holdfast did before

@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 //	expand FILE OTHER              copies a file with the values of variables in it
 //	site DIR                       makes a site that trusts the mirror, with development keys
 //	bundle SITE FILE [RELEASE ZONE]  packs a small release, signed with the site's key
+//	composed SITE FILE             packs a release composed as build does, of small parts
 //	statement [-old] SITE FILE     signs FILE as a raw image
 //	flip FILE OFFSET, shorten FILE, extra FILE   spoil a file
 //	spoilstore SITE PACKAGE        changes a byte of a package in the store
@@ -53,7 +54,7 @@ func TestScripts(t *testing.T) {
 		Setup:               setup,
 		Condition:           condition,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "mirror": mirrorCmd, "site": siteCmd, "bundle": bundleCmd, "statement": statementCmd,
+			"exits": exits, "mirror": mirrorCmd, "site": siteCmd, "bundle": bundleCmd, "composed": composedCmd, "statement": statementCmd,
 			"flip": flip, "shorten": shorten, "extra": extra, "spoilstore": spoilStore, "jsonlines": jsonLines, "smalldisk": smallDisk,
 			"loop": loopCmd, "flashuntil": flashUntil, "registry": registryCmd, "expand": expand,
 		},

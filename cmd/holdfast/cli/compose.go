@@ -1,22 +1,16 @@
 package cli
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
-	"sort"
 	"strings"
-	"time"
 
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/bundles/catalog"
-	"holdfast.dev/holdfast/bundles/sbom"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/image"
-	"holdfast.dev/holdfast/image/gobuild"
 	"holdfast.dev/holdfast/image/oci"
 	"holdfast.dev/holdfast/image/rootfs"
 )
@@ -99,7 +93,7 @@ func (b builder) container(k catalog.Component, im catalog.Image, programs map[s
 }
 
 // compose makes the unsigned release.
-func (b builder) compose(o image.OS, boot bootParts, images []bundles.Image, programs map[string]store.Content) (bundles.Release, error) {
+func (b builder) compose(ctx context.Context, o image.OS, boot bootParts, images []bundles.Image, programs map[string]store.Content) (bundles.Release, error) {
 	done := b.step("compose release")
 	in := bundles.ReleaseInput{
 		Facts: bundles.Facts{
@@ -136,11 +130,21 @@ func (b builder) compose(o image.OS, boot bootParts, images []bundles.Image, pro
 	}
 	in.Site = write(b.in.site)
 	in.Node = write(config)
-	in.Provenance = write(b.provenance())
 	if err != nil {
 		return bundles.Release{}, err
 	}
-	if in.SBOM, err = b.sbom(o, images, programs); err != nil {
+	made, err := b.ingredients(images, programs)
+	if err != nil {
+		return bundles.Release{}, err
+	}
+	read, err := b.readImages(ctx)
+	if err != nil {
+		return bundles.Release{}, err
+	}
+	if in.SBOM, err = b.sbom(o, made, read); err != nil {
+		return bundles.Release{}, err
+	}
+	if err := b.provenance(&in, made); err != nil {
 		return bundles.Release{}, err
 	}
 	rel, err := bundles.Compose(b.store, in)
@@ -249,130 +253,4 @@ func nodeComponent(k catalog.Component, digests map[string]store.Digest) (node.C
 		c.First = append(c.First, node.Ready(r))
 	}
 	return c, err
-}
-
-// provenance says what the release was made from and by.
-func (b builder) provenance() any {
-	lock, err := b.lock.Encode()
-	if err != nil {
-		lock = nil
-	}
-	accepted := []string{}
-	for _, p := range b.lock.Packages {
-		for _, s := range p.Scripts {
-			if strings.HasPrefix(s.Verdict, "accepted unread") {
-				accepted = append(accepted, p.ID()+":"+s.Name)
-			}
-		}
-	}
-	p := map[string]any{
-		"lock": store.FromBytes(lock), "epoch": b.lock.Epoch, "toolchain": b.lock.Toolchain,
-		"archives": b.lock.Archives, "files": b.lock.Files, "holdfast": Version,
-		"scriptsAcceptedUnread": accepted,
-	}
-	if len(b.lock.Images) > 0 {
-		p["images"] = b.lock.Images
-	}
-	return p
-}
-
-// sbom lists every package and module of the release.
-func (b builder) sbom(o image.OS, images []bundles.Image, programs map[string]store.Content) (store.Content, error) {
-	debs := func(set string) ([]sbom.Package, error) {
-		ps, err := b.lock.PackagesOf(set)
-		if err != nil {
-			return nil, err
-		}
-		var out []sbom.Package
-		for _, p := range ps {
-			out = append(out, sbom.Package{
-				Kind: sbom.Deb, Name: p.Name, Version: p.Version, Source: p.Source, SHA256: p.Digest.Hex(),
-				PURL:     "pkg:deb/debian/" + p.Name + "@" + strings.NewReplacer("+", "%2B", ":", "%3A", "~", "~").Replace(p.Version) + "?arch=" + p.Arch,
-				Supplier: "Debian",
-			})
-		}
-		return out, nil
-	}
-	modules := func(use map[string]string) ([]sbom.Package, error) {
-		ms, err := gobuild.Modules(use)
-		if err != nil {
-			return nil, err
-		}
-		var out []sbom.Package
-		for _, m := range ms {
-			out = append(out, sbom.Package{Kind: sbom.Golang, Name: m.Path, Version: m.Version, Source: m.H1, PURL: "pkg:golang/" + m.Path + "@" + m.Version})
-		}
-		return out, nil
-	}
-	osPackages, err := debs(image.OSSet)
-	if err != nil {
-		return store.Content{}, err
-	}
-	host := map[string]string{}
-	for _, p := range b.in.programs {
-		host[p.Name] = b.store.Path(programs[p.Recipe+"/"+p.Name].Digest)
-	}
-	osModules, err := modules(host)
-	if err != nil {
-		return store.Content{}, err
-	}
-	all := []sbom.Package{{Kind: sbom.File, Name: "root.erofs", SHA256: o.Root.Raw.Digest.Hex(), Contains: append(osPackages, osModules...)}}
-	byName := map[string]bundles.Image{}
-	for _, im := range images {
-		byName[im.Name] = im
-	}
-	for _, c := range b.in.components {
-		for _, im := range c.Images {
-			if _, fetched := b.lock.Image(im.Name); fetched {
-				continue
-			}
-			p := sbom.Package{Kind: sbom.Image, Name: im.Name, SHA256: byName[im.Name].Manifest.Digest.Hex()}
-			if len(im.Source.Debs) > 0 {
-				ds, err := debs(imageSet(im.Name))
-				if err != nil {
-					return store.Content{}, err
-				}
-				p.Contains = append(p.Contains, ds...)
-			}
-			for _, a := range im.Source.Maven {
-				p.Contains = append(p.Contains, mavenPackage(a))
-			}
-			use := map[string]string{}
-			for _, g := range im.Source.Go {
-				use[g.Program] = b.store.Path(programs[g.Recipe+"/"+g.Program].Digest)
-			}
-			if len(use) > 0 {
-				ms, err := modules(use)
-				if err != nil {
-					return store.Content{}, err
-				}
-				p.Contains = append(p.Contains, ms...)
-			}
-			all = append(all, p)
-		}
-	}
-	for _, im := range b.lock.Images { // what is in them is not known here
-		all = append(all, sbom.Package{Kind: sbom.Image, Name: im.Name, Source: cmp.Or(im.Upstream, im.Name), SHA256: im.Digest.Hex()})
-	}
-	sort.Slice(all, func(i, j int) bool { return all[i].Name < all[j].Name })
-	key, err := store.Key("sbom", all)
-	if err != nil {
-		return store.Content{}, err
-	}
-	var doc bytes.Buffer
-	if err := sbom.Write(&doc, sbom.Input{
-		Name: b.in.site.Name, Version: fmt.Sprint(b.in.site.Release), Namespace: sbom.Namespace(string(key)),
-		Created: time.Unix(b.lock.Epoch, 0), Tool: "holdfast-" + Version, Packages: all,
-	}); err != nil {
-		return store.Content{}, err
-	}
-	return b.store.WriteBytes(doc.Bytes())
-}
-
-func mavenPackage(a catalog.Archive) sbom.Package {
-	f := strings.Split(a.Artifact, ":")
-	return sbom.Package{
-		Kind: sbom.Maven, Name: f[0] + ":" + f[1], Version: f[2], SHA256: a.Digest.Hex(),
-		PURL: "pkg:maven/" + f[0] + "/" + f[1] + "@" + f[2] + "?type=" + f[3],
-	}
 }

@@ -75,8 +75,8 @@ func TestImagesOfTheSite(t *testing.T) {
 	if c, err := b.nodeConfig(images, b.digests(images)); err != nil || len(c.Images) != 1 || c.Images[0].Ref() != im.Name+"@"+string(im.Digest) {
 		t.Errorf("node.json has %+v", c.Images)
 	}
-	if p := b.provenance().(map[string]any); p["images"] == nil {
-		t.Error("the provenance does not have the image")
+	if rs := b.lockedResources(); len(rs) != 1 || rs[0].URI != "pkg:oci/app@sha256%3A"+im.Digest.Hex()+"?repository_url=registry.example%2Fteam%2Fapp&tag=1" || rs[0].Digest["sha256"] != im.Digest.Hex() {
+		t.Errorf("the provenance has %+v", rs)
 	}
 	if missing := airgap.MissingImages(b.lock, b.store); len(missing) != 0 {
 		t.Errorf("missing: %v", missing)

@@ -1,0 +1,140 @@
+package cli
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"holdfast.dev/holdfast/airgap"
+	"holdfast.dev/holdfast/airgap/origin/registry"
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/bundles/catalog"
+	"holdfast.dev/holdfast/bundles/sbom"
+	"holdfast.dev/holdfast/image"
+	"holdfast.dev/holdfast/image/inventory"
+)
+
+// sbom lists every package and module of the release: of what was made here,
+// and of what was read from the images of the lock.
+func (b builder) sbom(o image.OS, made []ingredients, read []inventory.Contents) (store.Content, error) {
+	var all []sbom.Package
+	for i, in := range made {
+		p := sbom.Package{Kind: sbom.Image, Name: in.image.Name, SHA256: in.image.Manifest.Digest.Hex(), Contains: b.contained(in)}
+		if i == 0 {
+			p.Kind, p.Name, p.SHA256 = sbom.File, "root.erofs", o.Root.Raw.Digest.Hex()
+		}
+		all = append(all, p)
+	}
+	for i, im := range b.lock.Images {
+		all = append(all, sbom.Package{
+			Kind: sbom.Image, Name: im.Name, Source: cmp.Or(im.Upstream, im.Name), SHA256: im.Digest.Hex(),
+			PURL:     imageURL(cmp.Or(im.Upstream, im.Name), im.Digest),
+			Comment:  "Not composed here; read from its layers: " + strings.Join(read[i].Notes, "; "),
+			Contains: contentsOf(read[i]),
+		})
+	}
+	name, release := b.in.site.Name, strconv.FormatInt(b.in.site.Release, 10)
+	key, err := store.Key("sbom", name, release, b.lock.Epoch, Version, all)
+	if err != nil {
+		return store.Content{}, err
+	}
+	var doc bytes.Buffer
+	if err := sbom.Write(&doc, sbom.Input{
+		Name: name, Version: release, Namespace: sbom.Namespace(string(key)),
+		Created: time.Unix(b.lock.Epoch, 0), Tool: "holdfast-" + Version, Packages: all,
+	}); err != nil {
+		return store.Content{}, err
+	}
+	return b.store.WriteBytes(doc.Bytes())
+}
+
+// contained are the packages of something that was made here.
+func (b builder) contained(in ingredients) []sbom.Package {
+	var out []sbom.Package
+	for _, p := range in.packages {
+		out = append(out, sbom.Package{
+			Kind: sbom.Deb, Name: p.Name, Version: p.Version, Source: p.Source, SHA256: p.Digest.Hex(), PURL: b.debURL(p), Supplier: "Debian",
+		})
+	}
+	for _, m := range in.modules {
+		out = append(out, modulePackage(m.Path, m.Version, m.H1))
+	}
+	for _, a := range in.archives {
+		out = append(out, mavenPackage(a))
+	}
+	return out
+}
+
+// contentsOf are the packages that were read from an image of others.
+func contentsOf(c inventory.Contents) []sbom.Package {
+	var out []sbom.Package
+	distro := c.OS.ID
+	if c.OS.Version != "" {
+		distro += "-" + c.OS.Version
+	}
+	for _, p := range c.Packages {
+		one := sbom.Package{Kind: sbom.Kind(p.Kind), Name: p.Name, Version: p.Version, Source: p.Source}
+		if c.OS.ID != "" { // whose package it is belongs to its URL
+			one.PURL = sbom.PURL(p.Kind, c.OS.ID+"/"+p.Name, p.Version, [2]string{"arch", p.Arch}, [2]string{"distro", distro})
+		}
+		out = append(out, one)
+	}
+	for _, m := range c.Modules {
+		out = append(out, modulePackage(m.Path, m.Version, m.H1))
+	}
+	return out
+}
+
+// readImages looks into the images of the lock; what was found is remembered.
+func (b builder) readImages(ctx context.Context) ([]inventory.Contents, error) {
+	if len(b.lock.Images) == 0 {
+		return nil, nil
+	}
+	done := b.step("read images")
+	report := b.counter("read images")
+	var out []inventory.Contents
+	for i, im := range b.lock.Images {
+		report(i, len(b.lock.Images), im.Name)
+		c, err := b.readImage(ctx, im)
+		if err != nil {
+			return nil, fmt.Errorf("cannot list what is in image %s: %w", im.Name, err)
+		}
+		out = append(out, c)
+	}
+	done(fmt.Sprintf("%d images of others", len(out)))
+	return out, nil
+}
+
+func (b builder) readImage(ctx context.Context, im airgap.Image) (inventory.Contents, error) {
+	var c inventory.Contents
+	key, err := store.Key("image contents", inventory.Version, b.identity, im.Content)
+	if err != nil || b.store.Recall(key, &c) {
+		return c, err
+	}
+	blobs, err := registry.Blobs(b.store, im.Content)
+	if err != nil {
+		return c, err
+	}
+	var layers []inventory.Layer
+	for _, l := range blobs[1:] { // the first is its configuration
+		layers = append(layers, inventory.Layer{Name: string(l.Digest), Open: func() (io.ReadCloser, error) { return b.store.Open(l) }})
+	}
+	if c, err = inventory.Read(ctx, layers, b.store.TempFile); err != nil {
+		return c, err
+	}
+	return c, b.store.Remember(key, c)
+}
+
+func modulePackage(path, version, h1 string) sbom.Package {
+	return sbom.Package{Kind: sbom.Golang, Name: path, Version: version, Source: h1, PURL: moduleURL(path, version)}
+}
+
+func mavenPackage(a catalog.Archive) sbom.Package {
+	f := strings.Split(a.Artifact, ":")
+	return sbom.Package{Kind: sbom.Maven, Name: f[0] + ":" + f[1], Version: f[2], SHA256: a.Digest.Hex(), PURL: mavenURL(a.Artifact)}
+}
