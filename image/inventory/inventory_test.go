@@ -278,3 +278,25 @@ func FuzzLayer(f *testing.F) {
 		}
 	})
 }
+
+// TestReference compares what is read of this machine's own database with what
+// dpkg says.
+func TestReference(t *testing.T) {
+	b, err := os.ReadFile("/var/lib/dpkg/status")
+	out, toolErr := exec.Command("dpkg-query", "-W", "-f", "${db:Status-Status} deb ${Package} ${Version}\n").Output()
+	if err != nil || toolErr != nil {
+		t.Skip("no dpkg, or no packages of it")
+	}
+	var want []string
+	for line := range strings.Lines(string(out)) {
+		if p, ok := strings.CutPrefix(strings.TrimSpace(line), "installed "); ok {
+			want = append(want, p)
+		}
+	}
+	got := names(contents(t, layer(t, status(string(b)))))
+	slices.Sort(want)
+	slices.Sort(got)
+	if !slices.Equal(got, slices.Compact(want)) {
+		t.Errorf("read %d packages, dpkg has %d: %q", len(got), len(want), got)
+	}
+}
