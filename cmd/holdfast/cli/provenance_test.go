@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"os"
 	"strings"
 	"testing"
+
+	"github.com/rogpeppe/go-internal/txtar"
 
 	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/bundles/provenance"
@@ -70,4 +73,22 @@ func TestPackageURLs(t *testing.T) {
 	if len(ps) != 1 || ps[0].PURL != "pkg:apk/alpine/musl@1.2.5-r0?arch=x86_64&distro=alpine-3.20.1" {
 		t.Errorf("got %+v", ps)
 	}
+}
+
+// The script in docs/provenance.md is the one that provenance.txtar runs.
+func TestDocumentedCheck(t *testing.T) {
+	a, err := txtar.ParseFile("testdata/script/provenance.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile("../../../docs/provenance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range a.Files {
+		if f.Name == "check.sh" && strings.Contains(string(doc), "```\n"+string(f.Data)+"```\n") {
+			return
+		}
+	}
+	t.Error("docs/provenance.md does not have check.sh of provenance.txtar")
 }
