@@ -30,6 +30,7 @@ type Need struct {
 	Missing, Free int64 // bytes
 	Items         int   // packages to fetch
 	Images        int   // images of which something is to be fetched
+	Charts        int
 }
 
 // CollectNeeds says what Collect would fetch and the space that this takes. It
@@ -68,6 +69,12 @@ func missing(l Lock, s *store.Store) Need {
 		if s.Check(p.Content) != nil {
 			n.Missing += p.Size
 			n.Items++
+		}
+	}
+	for _, c := range l.Charts {
+		if s.Check(c.Content) != nil {
+			n.Missing += c.Size
+			n.Charts++
 		}
 	}
 	for _, a := range l.Maven {
@@ -112,8 +119,8 @@ type Progress struct {
 	Recipe           func(done, total int, name string)   // whose modules are had
 }
 
-// Collect brings every input of r that l pins into s: packages and images by
-// digest, the toolchain and the modules by their h1 hashes. What is there,
+// Collect brings every input of r that l pins into s: packages, images and
+// charts by digest, the toolchain and the modules by their h1 hashes. What is there,
 // whole, is not fetched again; what it fetched before an error stays. All that
 // could not be had is told together.
 func Collect(ctx context.Context, r Request, l Lock, net Network, s *store.Store, log *slog.Logger, progress Progress) (Collected, error) {
@@ -121,7 +128,8 @@ func Collect(ctx context.Context, r Request, l Lock, net Network, s *store.Store
 	ierr := r.collectImages(ctx, l, net, s, progress.Images)
 	goroot, _, terr := gomod.FetchToolchain(ctx, net.Go, l.Toolchain.Version, l.Toolchain.H1, s.Dir())
 	merr := maven.Fetch(ctx, net.Maven, s, artifactItems(l), progress.Packages)
-	if err := errors.Join(err, ierr, merr, terr); err != nil {
+	cerr := fetchCharts(ctx, r.Charts, l, net, s, progress.Packages)
+	if err := errors.Join(err, ierr, cerr, merr, terr); err != nil {
 		return Collected{}, fmt.Errorf("cannot collect: %w", err)
 	}
 	var errs []error

@@ -370,7 +370,7 @@ func (l Lock) imageChanges(next Lock) []string {
 	return out
 }
 
-// onlyImages reports whether opt moves nothing but images.
-func (o Options) onlyImages() bool {
-	return !slices.ContainsFunc(o.Update, func(u string) bool { return u != "images" && !strings.Contains(u, "/") })
+// noPackages reports whether opt moves nothing but images and charts.
+func (o Options) noPackages() bool {
+	return !slices.ContainsFunc(o.Update, func(u string) bool { return u != "images" && u != "charts" && !strings.Contains(u, "/") })
 }

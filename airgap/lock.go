@@ -35,6 +35,7 @@ type Lock struct {
 	Components []Component `json:"components"`
 	Files      []File      `json:"files"`
 	Images     []Image     `json:"images,omitempty"`
+	Charts     []Chart     `json:"charts,omitempty"`
 	Maven      []Artifact  `json:"maven,omitempty"`
 }
 
@@ -233,6 +234,7 @@ func (l Lock) validate() error {
 		seen[im.Name] = true
 	}
 	errs = append(errs, l.artifactsValid(digest)...)
+	errs = append(errs, l.chartsValid(digest)...)
 	for _, s := range l.Sets {
 		if _, err := l.PackagesOf(s.Name); err != nil {
 			errs = append(errs, err)

@@ -44,6 +44,7 @@ type Request struct {
 	Components []Component
 	Files      []File
 	Images     []WantImage
+	Charts     []WantChart
 	Maven      []Artifact
 }
 
@@ -58,8 +59,8 @@ type Network struct {
 
 // Options of Resolve.
 type Options struct {
-	// Update names inputs to move: a package or an image, "debian", "images",
-	// "all". "gone" is nothing but what the archives and registries lost;
+	// Update names inputs to move: a package or an image, "chart/NAME", "debian",
+	// "images", "charts", "all". "gone" is nothing but what the archives and registries lost;
 	// packages that are lost move with each.
 	Update  []string
 	Verdict func(pkg, version, script string, d store.Digest) string // what reviewers said of a maintainer script
@@ -133,6 +134,7 @@ func (r Request) Fits(l Lock) error {
 		}
 	}
 	errs = append(errs, r.imagesFit(l)...)
+	errs = append(errs, r.chartsFit(l)...)
 	if !slices.Equal(l.Maven, now.Maven) {
 		fail("Maven artifacts are not those of this holdfast: %s", changed(names(l.Maven, Artifact.key), names(now.Maven, Artifact.key)))
 	}
@@ -179,13 +181,14 @@ func Resolve(ctx context.Context, r Request, previous Lock, net Network, s *stor
 	}
 	lock, err := r.packages(ctx, previous, net, s, opt)
 	images, ierr := r.images(ctx, previous, net, s, opt)
-	lock.Images = images
-	return lock, errors.Join(err, ierr)
+	charts, cerr := r.charts(ctx, previous, net, s, opt)
+	lock.Images, lock.Charts = images, charts
+	return lock, errors.Join(err, ierr, cerr)
 }
 
-// packages is the lock of all but images.
+// packages is the lock of all but images and charts.
 func (r Request) packages(ctx context.Context, previous Lock, net Network, s *store.Store, opt Options) (Lock, error) {
-	if opt.onlyImages() && r.setsFit(previous) {
+	if opt.noPackages() && r.setsFit(previous) {
 		return r.local(previous).judge(opt), nil
 	}
 	lock := r.local(Lock{})
@@ -251,17 +254,20 @@ func (r Request) setsFit(l Lock) bool {
 
 // known refuses names to update that the lock does not hold.
 func (o Options) known(previous Lock) error {
-	known := map[string]bool{"all": true, "debian": true, "images": true, "gone": true}
+	known := map[string]bool{"all": true, "debian": true, "images": true, "charts": true, "gone": true}
 	for _, p := range previous.Packages {
 		known[p.Name] = true
 	}
 	for _, im := range previous.Images {
 		known[im.Name] = true
 	}
+	for _, c := range previous.Charts {
+		known[chartUpdate(c.Name)] = true
+	}
 	var errs []error
 	for _, u := range o.Update {
 		if !known[u] {
-			errs = append(errs, fmt.Errorf("cannot update %q: the lock has no input of that name\nhint: the name of a package or an image, \"gone\", \"debian\", \"images\", or \"all\"", u))
+			errs = append(errs, fmt.Errorf("cannot update %q: the lock has no input of that name\nhint: the name of a package or an image, \"chart/NAME\", \"gone\", \"debian\", \"images\", \"charts\", or \"all\"", u))
 		}
 	}
 	return errors.Join(errs...)

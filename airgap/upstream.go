@@ -17,11 +17,13 @@ import (
 // about images stay in s; else it changes nothing.
 func Upstream(ctx context.Context, r Request, l Lock, net Network, s *store.Store) (newer, gone []string, err error) {
 	newer, gone, ierr := r.imagesUpstream(ctx, l, net, s)
+	charts, lost, cerr := r.chartsUpstream(ctx, l, net)
+	newer, gone = append(newer, charts...), append(gone, lost...)
 	index, _, err := r.index(ctx, net)
 	if err != nil {
 		err = fmt.Errorf("cannot ask the archives: %w", err)
 	}
-	if err := errors.Join(err, ierr); err != nil {
+	if err := errors.Join(err, ierr, cerr); err != nil {
 		return nil, nil, err
 	}
 	for _, p := range l.Packages {
@@ -81,7 +83,7 @@ func (l Lock) Changes(next Lock) []string {
 			out = append(out, fmt.Sprintf("%s %s is no longer needed", p.Name, p.Version))
 		}
 	}
-	return append(out, l.imageChanges(next)...)
+	return slices.Concat(out, l.imageChanges(next), l.chartChanges(next))
 }
 
 // versions are the locked versions of each package, between spaces.

@@ -25,6 +25,16 @@ func (s Site) Validate(known []string) error {
 				fmt.Sprintf("no component %q in the catalog", c.Name), didYouMean(c.Name, known)))
 		}
 	}
+	for i, c := range s.Charts {
+		if slices.Contains(known, c.Name) {
+			faults = append(faults, s.fault(fmt.Sprintf("/charts/%d/name", i), fmt.Sprintf("%q is a component of the catalog", c.Name), ""))
+		}
+	}
+	for i, k := range s.Kustomizations {
+		if slices.Contains(known, k.Name) {
+			faults = append(faults, s.fault(fmt.Sprintf("/kustomizations/%d/name", i), fmt.Sprintf("%q is a component of the catalog", k.Name), ""))
+		}
+	}
 	return joinFaults(faults)
 }
 
@@ -88,8 +98,8 @@ func (s Site) check() []*Fault {
 		if s.Kubernetes.Version != "" {
 			add("the engine none has no version", "", "/kubernetes/version")
 		}
-		if len(s.Components) > 0 || len(s.Manifests) > 0 || len(s.Images) > 0 {
-			add("components, images and manifests need Kubernetes, but the engine is none", "", "/kubernetes/engine")
+		if len(s.Components)+len(s.Manifests)+len(s.Images)+len(s.Charts)+len(s.Kustomizations) > 0 {
+			add("components, images, charts, kustomizations and manifests need Kubernetes, but the engine is none", "", "/kubernetes/engine")
 		}
 	} else if s.Kubernetes.Version == "" && s.APIVersion != "" {
 		add("is missing", "each engine but none has a version", "/kubernetes/version")
@@ -114,6 +124,7 @@ func (s Site) check() []*Fault {
 	}
 	faults = append(faults, s.checkImages()...)
 	faults = append(faults, s.checkAllowed()...)
+	faults = append(faults, s.checkCharts()...)
 	names, macs, serials, addresses := map[string]string{}, map[string]string{}, map[string]string{}, map[string]string{}
 	for i, n := range s.Nodes {
 		at := fmt.Sprintf("/nodes/%d", i)

@@ -37,6 +37,11 @@ func formats() map[string]func(string) error {
 		"kind":               checkKind,
 		"field-path":         checkFieldPath,
 		"host-pattern":       checkHostPattern,
+		"release-name":       checkReleaseName,
+		"site-path":          checkSitePath,
+		"chart-name":         checkChartName,
+		"chart-version":      checkChartVersion,
+		"api-version":        checkAPIVersion,
 	}
 }
 

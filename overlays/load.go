@@ -13,7 +13,7 @@ import (
 const maxSite = 1 << 20 // bytes
 
 // Load reads dir/site.yaml and dir/manifests, and looks for private keys in
-// dir/manifests and dir/trust. Its error joins a [Fault] for each thing that is
+// dir/manifests, dir/trust, and the charts, values and kustomizations there. Its error joins a [Fault] for each thing that is
 // wrong; the Site is of use only without an error.
 func Load(dir string) (Site, error) {
 	name := filepath.Join(dir, "site.yaml")
@@ -32,7 +32,7 @@ func Load(dir string) (Site, error) {
 	if err != nil {
 		return Site{}, err
 	}
-	keys, err := findKeys(filepath.Join(dir, "manifests"), filepath.Join(dir, "trust"))
+	keys, err := findKeys(site.mayHoldKeys(dir)...)
 	if err != nil {
 		return Site{}, err
 	}

@@ -31,6 +31,10 @@ type Site struct {
 	Images []Image `json:"images,omitempty" jsonschema:"maxItems=1000"`
 	// Fields of custom resources in the site's manifests that hold an image's name, and are pinned as those of pods are.
 	ImageFields []ImageField `json:"imageFields,omitempty" jsonschema:"maxItems=1000"`
+	// Helm charts that are rendered into the release, in the order in which they are applied.
+	Charts []Chart `json:"charts,omitempty" jsonschema:"maxItems=100"`
+	// Kustomizations of the site's directory that are rendered into the release, applied after the charts.
+	Kustomizations []Kustomization `json:"kustomizations,omitempty" jsonschema:"maxItems=100"`
 	// What manifests may name outside the site.
 	Allow Allow `json:"allow,omitzero"`
 	// Machines of the site. All boot the same image and find themselves in this list.
@@ -108,6 +112,49 @@ type ImageField struct {
 	Kind string `json:"kind" jsonschema:"format=kind"`
 	// Keys with dots between them, as in spec.image; [] after a key goes through its list or mapping, as in spec.tools[].image.
 	Path string `json:"path" jsonschema:"format=field-path"`
+}
+
+// Chart is a Helm chart and what it is rendered with. One of path, oci and repo
+// says where it comes from.
+type Chart struct {
+	// Name of the component in the release, and of Helm's release.
+	Name string `json:"name" jsonschema:"format=release-name"`
+	// Namespace that the chart is installed into; it is made if nothing in the release declares it.
+	Namespace string `json:"namespace" jsonschema:"format=dns-label"`
+	// Directory or .tgz of the chart, relative to the site's directory.
+	Path string `json:"path,omitempty" jsonschema:"format=site-path"`
+	// Name of the chart in a registry: registry/repository:version, with @sha256:… if it is never to move.
+	OCI string `json:"oci,omitempty" jsonschema:"format=image-name"`
+	// URL of a chart repository, where its index.yaml is.
+	Repo string `json:"repo,omitempty" jsonschema:"format=mirror-url"`
+	// Name of the chart in the repository.
+	Chart string `json:"chart,omitempty" jsonschema:"format=chart-name"`
+	// Version of the chart in the repository, as it is written there.
+	Version string `json:"version,omitempty" jsonschema:"format=chart-version"`
+	// Files with values, relative to the site's directory; the later ones win.
+	Values []string `json:"values,omitempty" jsonschema:"maxItems=50,format=site-path"`
+	// Values, which win over those of the files.
+	Set map[string]any `json:"set,omitempty"`
+	// Kinds that are served though nothing in the release defines them, as group/version or group/version/Kind.
+	APIVersions []string `json:"apiVersions,omitempty" jsonschema:"maxItems=200,format=api-version"`
+	// Secrets that the node makes, once, in the chart's namespace.
+	Secrets []ChartSecret `json:"secrets,omitempty" jsonschema:"maxItems=50"`
+}
+
+// ChartSecret is made on the node of random letters and digits.
+type ChartSecret struct {
+	// Name of the Secret.
+	Name string `json:"name" jsonschema:"format=dns-label"`
+	// Its keys, and how many characters each has.
+	Generate map[string]int `json:"generate"`
+}
+
+// Kustomization is a directory with a kustomization.yaml.
+type Kustomization struct {
+	// Name of the component in the release.
+	Name string `json:"name" jsonschema:"format=release-name"`
+	// Directory, relative to the site's; what it refers to may lie anywhere in the site's directory.
+	Path string `json:"path" jsonschema:"format=site-path"`
 }
 
 // Allow is what manifests may name outside the site.

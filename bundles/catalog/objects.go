@@ -257,3 +257,19 @@ func Field(path string, further ...any) string {
 	}
 	return b.String()
 }
+
+// HasImageField reports whether an object of c's manifests has an image in a
+// field.
+func HasImageField(c Component, f ImageField) bool {
+	c.ImageFields, c.PodTemplates = []ImageField{f}, nil
+	var docs []document
+	for _, m := range c.Manifests {
+		read, _ := parse(m) // what is wrong, Read tells
+		docs = append(docs, read...)
+	}
+	used := map[any]bool{}
+	for _, d := range docs {
+		_, _ = d.object(c, used)
+	}
+	return used[f]
+}

@@ -71,6 +71,10 @@ type Use struct {
 	Field  string `json:"field"`
 }
 
+// Place is where it is named: file:line, or the file alone where that has no
+// lines that a reader could look up.
+func (u Use) Place() string { return Finding{File: u.File, Line: u.Line}.place() }
+
 // Report is all that Run has to say.
 type Report struct {
 	Findings []Finding

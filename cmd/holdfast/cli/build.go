@@ -46,6 +46,9 @@ func (a *app) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if in, err = a.render(in, l); err != nil {
+		return err
+	}
 	if err := a.closed(in, l); err != nil {
 		return err
 	}

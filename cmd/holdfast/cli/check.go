@@ -24,13 +24,13 @@ func (a *app) checkCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check",
 		Short: "Prove that the release is closed: every image in it, no host outside, the zone's rules kept",
-		Long: `Renders everything that the site's release would apply and looks at all of it: each
-image that is named in a workload, an argument, a variable, a configuration or a
+		Long: `Renders everything that the site's release would apply, charts and kustomizations
+with it, and looks at all of it: each image that is named in a workload, an argument, a variable, a configuration or a
 custom resource must be one of the release, by its digest in site.lock or composed
 from locked inputs; each host outside the site's domain must be allowed by name in
-site.yaml; the zone's rules must be kept. It needs neither a network nor what
-"collect" brings in. "build" does the same first, and makes nothing if anything is
-found.
+site.yaml; the zone's rules must be kept. It needs no network, and of what "collect"
+brings in only the archives of charts. "build" does the same first, and makes
+nothing if anything is found.
 
 All findings come at once, with file and line; exit code 3.`,
 		Example: "  holdfast check\n  holdfast -C sites/harbour check --json",
@@ -47,6 +47,12 @@ func (a *app) checkSite() error {
 	l, err := airgap.ReadLock(a.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	if in, err = a.render(in, l); err != nil {
+		return err
+	}
+	for _, h := range in.skipped {
+		a.notice(h)
 	}
 	r, err := a.closure(in, l)
 	if err != nil {
@@ -65,7 +71,7 @@ func (a *app) checkSite() error {
 				check.Use
 			}{"allowed", u})
 		} else {
-			a.printf("%s:%d: %s %s: host %q is outside the site, and allowed: %s\n", u.File, u.Line, u.Object, u.Field, u.Host, u.Reason)
+			a.printf("%s: %s %s: host %q is outside the site, and allowed: %s\n", u.Place(), u.Object, u.Field, u.Host, u.Reason)
 		}
 	}
 	if n := len(r.Findings); n > 0 {
@@ -120,7 +126,7 @@ func (a *app) closure(in inputs, l airgap.Lock) (check.Report, error) {
 	}
 	var broken []check.Finding
 	var objects []catalog.Object
-	for _, c := range slices.Concat(in.components, []catalog.Component{in.siteComponent()}) {
+	for _, c := range slices.Concat(in.components, in.own, []catalog.Component{in.siteComponent()}) {
 		read, err := catalog.Read(c)
 		hooks, herr := catalog.ReadHooks(c)
 		read, err = append(read, hooks...), errors.Join(err, herr)
@@ -139,7 +145,14 @@ func (a *app) closure(in inputs, l airgap.Lock) (check.Report, error) {
 		}
 		objects = append(objects, composed...)
 	}
+	broken = slices.Concat(in.broken, broken, in.doubles(objects))
 	r := check.Run(site, objects)
+	for i, f := range r.Findings {
+		r.Findings[i].Line = in.line(f.File, f.Line)
+	}
+	for i, u := range r.Allowed {
+		r.Allowed[i].Line = in.line(u.File, u.Line)
+	}
 	r.Findings = append(r.Findings, check.Engine(in.site.Kubernetes.Engine, engineImages[in.site.Kubernetes.Engine], site.Images)...)
 	secured, err := a.secured(in, l)
 	if err != nil {
@@ -147,6 +160,16 @@ func (a *app) closure(in inputs, l airgap.Lock) (check.Report, error) {
 	}
 	r.Findings = slices.Concat(broken, r.Findings, check.Rules(in.rules, secured))
 	return r, nil
+}
+
+// line is a line of a file that a user has; of what was rendered there is none.
+func (in inputs) line(file string, line int) int {
+	for _, c := range in.own {
+		if slices.ContainsFunc(c.Manifests, func(f catalog.File) bool { return f.Name == file }) {
+			return 0
+		}
+	}
+	return line
 }
 
 // rendered says what is wrong with c's manifests beside the images that they

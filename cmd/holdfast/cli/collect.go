@@ -53,6 +53,9 @@ func (a *app) collect(ctx context.Context) error {
 		if len(l.Images) > 0 {
 			images = fmt.Sprintf(", %d images", need.Images)
 		}
+		if len(l.Charts) > 0 {
+			images += fmt.Sprintf(", %d charts", need.Charts)
+		}
 		a.printf("to fetch: %d packages%s; about %s needed, %s free in %s\n", need.Items, images, size(need.Missing), size(need.Free), s.Dir())
 	}
 	if need.Missing > need.Free {
@@ -74,6 +77,9 @@ func (a *app) collect(ctx context.Context) error {
 	note := fmt.Sprintf("%d packages, modules of %d recipes", len(l.Packages), len(in.recipes))
 	if n := len(l.Images); n > 0 {
 		note += fmt.Sprintf(", %d images", n)
+	}
+	if n := len(l.Charts); n > 0 {
+		note += fmt.Sprintf(", %d charts", n)
 	}
 	done(note)
 	return nil

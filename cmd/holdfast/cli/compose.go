@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"holdfast.dev/holdfast/airgap/store"
@@ -172,7 +173,7 @@ func (b builder) manifests(digests map[string]store.Digest) ([]bundles.Component
 		}
 		return nil
 	}
-	for _, c := range b.in.components {
+	for _, c := range slices.Concat(b.in.components, b.in.own) {
 		files, err := catalog.Render(c, digests)
 		if err != nil {
 			return nil, err
@@ -194,7 +195,16 @@ func (in inputs) siteComponent() catalog.Component {
 	for _, m := range in.site.Manifests {
 		c.Manifests = append(c.Manifests, catalog.File{Name: "manifests/" + m.Name, Data: m.Data})
 	}
-	for _, f := range in.site.ImageFields {
+	fields := in.site.ImageFields
+	if len(in.own) > 0 {
+		fields = in.unusedFields
+		for _, f := range in.site.ImageFields {
+			if !slices.Contains(fields, f) && catalog.HasImageField(c, catalog.ImageField(f)) {
+				fields = append(slices.Clone(fields), f)
+			}
+		}
+	}
+	for _, f := range fields {
 		c.ImageFields = append(c.ImageFields, catalog.ImageField(f))
 	}
 	return c
@@ -220,7 +230,7 @@ func (b builder) nodeConfig(images []bundles.Image, digests map[string]store.Dig
 			c.Engine.Pause = im.Name
 		}
 	}
-	for _, k := range b.in.components {
+	for _, k := range slices.Concat(b.in.components, b.in.own) {
 		nc, err := nodeComponent(k, digests)
 		if err != nil {
 			return c, err

@@ -20,6 +20,8 @@ import (
 	"holdfast.dev/holdfast/airgap/origin/maven"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles/catalog"
+	"holdfast.dev/holdfast/bundles/check"
+	"holdfast.dev/holdfast/bundles/kustomize"
 	"holdfast.dev/holdfast/image"
 	"holdfast.dev/holdfast/image/deb"
 	"holdfast.dev/holdfast/image/gobuild"
@@ -35,6 +37,15 @@ type inputs struct {
 	recipes    []gobuild.Recipe
 	programs   []image.Program // in the OS root
 	request    airgap.Request
+
+	charts         []chartInput
+	kustomizations []kustomize.Source // as in site
+
+	// What render adds:
+	own          []catalog.Component   // of charts and kustomizations, in the order in which they are applied
+	unusedFields []overlays.ImageField // imageFields that none of them has
+	broken       []check.Finding       // what could not be rendered
+	skipped      []string              // hooks that are left out, for the user
 }
 
 // engineComponents are what each engine consists of.
@@ -193,7 +204,7 @@ func (in *inputs) ask(dir string, recipes []gobuild.Recipe, origins map[string]s
 		return fmt.Errorf("internal error: the catalog has no recipe %q", r)
 	}
 	in.request.Recipes = in.recipes
-	return errors.Join(in.askImages(dir), in.localFiles(dir))
+	return errors.Join(in.askImages(dir), in.localFiles(dir), in.askCharts(dir))
 }
 
 func excludes(es []catalog.Exclude) []deb.Exclude {

@@ -19,8 +19,8 @@ func (a *app) lockCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "lock",
 		Short: "Pin every input of the site by digest, in site.lock",
-		Long: `Writes site.lock, which names every package, image, recipe and file that the
-release is made from. What it pins already stays where it is, unless --update names
+		Long: `Writes site.lock, which names every package, image, chart, recipe and file that
+the release is made from. What it pins already stays where it is, unless --update names
 it; packages that the archives no longer have move with every update of packages.
 
 --check writes nothing: it says whether site and lock agree, without a network;
@@ -45,7 +45,7 @@ with --upstream also whether all is still to be had, and what is newer.`,
 			return a.lock(c.Context(), update, accept)
 		},
 	}
-	c.Flags().StringArrayVar(&update, "update", nil, "an input to move to what is there now: a package or an image by its name, \"gone\" (only what is no longer to be had), \"debian\", \"images\", or \"all\"")
+	c.Flags().StringArrayVar(&update, "update", nil, "an input to move to what is there now: a package or an image by its name, a chart as \"chart/NAME\", \"gone\" (only what is no longer to be had), \"debian\", \"images\", \"charts\", or \"all\"")
 	c.Flags().BoolVar(&check, "check", false, "only say whether site.yaml and site.lock agree")
 	c.Flags().BoolVar(&upstream, "upstream", false, "with --check: ask archives and registries too")
 	c.Flags().BoolVar(&accept, "accept-scripts", false, "accept maintainer scripts that nobody has reviewed; the lock records it")
@@ -155,6 +155,9 @@ func summary(l airgap.Lock) string {
 	s := fmt.Sprintf("%d packages, %d recipes, %d components", len(l.Packages), len(l.Recipes), len(l.Components))
 	if n := len(l.Images); n > 0 {
 		s += fmt.Sprintf(", %d images", n)
+	}
+	if n := len(l.Charts); n > 0 {
+		s += fmt.Sprintf(", %d charts", n)
 	}
 	return s
 }

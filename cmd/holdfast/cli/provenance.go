@@ -73,6 +73,9 @@ func (b builder) releaseStatement(in bundles.ReleaseInput, made []ingredients) (
 	if len(b.lock.Images) > 0 {
 		internal["images"] = b.lock.Images
 	}
+	if len(b.lock.Charts) > 0 {
+		internal["charts"] = b.lock.Charts
+	}
 	deps := b.lockedResources()
 	for _, m := range made {
 		more, err := b.resources(m)
@@ -151,6 +154,9 @@ func (b builder) lockedResources() []provenance.Resource {
 	}
 	for _, f := range b.lock.Files {
 		out = append(out, provenance.Resource{Name: f.Name, Digest: provenance.SHA256(string(f.Digest))})
+	}
+	for _, c := range b.lock.Charts {
+		out = append(out, provenance.Resource{Name: "chart/" + c.Name, Digest: provenance.SHA256(string(c.Digest)), Annotations: map[string]any{"from": c.From}})
 	}
 	for _, im := range b.lock.Images {
 		r := provenance.Resource{
