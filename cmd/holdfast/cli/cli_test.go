@@ -36,6 +36,7 @@ func TestMain(m *testing.M) {
 //	exits CODE holdfast …          runs it, and wants that exit code
 //	mirror up|down|spoil|…         changes the mirror; see mirrorCmd
 //	registry start|put|…           a registry of images; see registryCmd
+//	chart serve|push|…             a repository of charts; see chartCmd
 //	expand FILE OTHER              copies a file with the values of variables in it
 //	site DIR                       makes a site that trusts the mirror, with development keys
 //	bundle SITE FILE [RELEASE ZONE]  packs a small release, signed with the site's key
@@ -56,7 +57,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "mirror": mirrorCmd, "site": siteCmd, "bundle": bundleCmd, "composed": composedCmd, "statement": statementCmd,
 			"flip": flip, "shorten": shorten, "extra": extra, "spoilstore": spoilStore, "jsonlines": jsonLines, "smalldisk": smallDisk,
-			"loop": loopCmd, "flashuntil": flashUntil, "registry": registryCmd, "expand": expand,
+			"loop": loopCmd, "flashuntil": flashUntil, "registry": registryCmd, "expand": expand, "chart": chartCmd,
 		},
 	})
 }
