@@ -63,7 +63,7 @@ func TestComposePackOpen(t *testing.T) {
 }
 
 // goldenBundle is the digest of demo's bundle.
-const goldenBundle = store.Digest("sha256:b40cdab6f7a1ee1687e9514b6c0040c33f3cb0d902acfba030aefa15caa58087")
+const goldenBundle = store.Digest("sha256:663029d666e2f4714c64a28b08bd2c7c16aaa4e17f320b25028c915d2f28d1ae")
 
 func TestTheSignaturesComeBeforeAnyLargeBlob(t *testing.T) {
 	b := demo(t)
