@@ -178,7 +178,7 @@ type Use struct {
 }
 
 // Secret is made once on the node: for each key of Generate, that many random
-// characters; for each of Pairs, an RSA key and a certificate for it.
+// characters; for each of Pairs, a key and a certificate for it.
 type Secret struct {
 	Name      string         `json:"name"`
 	Namespace string         `json:"namespace"`
@@ -192,6 +192,7 @@ type Pair struct {
 	Key         string `json:"key"`         // its key in the secret
 	Certificate string `json:"certificate"` // and that of the certificate
 	CommonName  string `json:"commonName"`
+	Authority   bool   `json:"authority,omitempty"` // may sign other certificates, and nothing else
 }
 
 // From names the secret that another one's values come from.

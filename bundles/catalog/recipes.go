@@ -69,8 +69,8 @@ func loadRecipe(fsys fs.FS, dir string) (gobuild.Recipe, error) {
 		switch {
 		case rel == "recipe.yaml":
 			return nil
-		case rel == "recipe.mod":
-			rel = "go.mod"
+		case path.Base(rel) == "recipe.mod": // below the recipe, of a module that replaces another
+			rel = path.Join(path.Dir(rel), "go.mod")
 		case rel == "recipe.sum":
 			rel = "go.sum"
 		case strings.HasSuffix(rel, ".go.txt"):

@@ -3,7 +3,8 @@
 // same toolchain gives the same bytes on every machine.
 //
 // A recipe is a small main module: go.mod and go.sum fix every dependency, and
-// its programs are packages of the module itself or of what it requires.
+// its programs are packages of the module itself or of what it requires. A
+// directory of the recipe may be a module that replaces one that it requires.
 package gobuild
 
 import (

@@ -137,7 +137,8 @@ type Module struct {
 }
 
 // Modules reads from programs, by name and path, which modules were linked
-// into them, replacements followed. The standard library is the module "std"
+// into them, replacements followed; those by directories of the recipe are not
+// listed. The standard library is the module "std"
 // with the toolchain's version. It is sorted by path and version.
 func Modules(programs map[string]string) ([]Module, error) {
 	type id struct{ path, version, h1 string }
@@ -152,6 +153,9 @@ func Modules(programs map[string]string) ([]Module, error) {
 		for _, m := range bi.Deps {
 			if m.Replace != nil {
 				m = m.Replace
+			}
+			if strings.HasPrefix(m.Path, "./") { // a directory of the recipe
+				continue
 			}
 			k := id{m.Path, m.Version, m.Sum}
 			in[k] = append(in[k], name)

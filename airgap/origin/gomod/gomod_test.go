@@ -295,6 +295,31 @@ func TestFetchModules(t *testing.T) {
 	}
 }
 
+// A module that the recipe itself holds is not fetched.
+func TestReplacedByDirectory(t *testing.T) {
+	goroot := hostGo(t)
+	recipe, _ := dependency(t)
+	recipe.Files["go.mod"] = append(recipe.Files["go.mod"], "\nreplace example.org/dep => ./own\n"...)
+	recipe.Files["go.sum"] = nil
+	recipe.Files["own/go.mod"] = []byte("module example.org/dep\n\ngo 1.26.0\n")
+	recipe.Files["own/dep.go"] = []byte("package dep\n\nconst Word = \"own\"\n")
+	cache := t.TempDir()
+	if err := FetchModules(t.Context(), goroot, serve(t, nil).proxy(), recipe, cache, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := Offline(t.Context(), goroot, recipe, cache, NewChecks(cache, false)); err != nil {
+		t.Error(err)
+	}
+	in := gobuild.Inputs{GoRoot: goroot, ModCache: ModCache(cache), BuildCache: t.TempDir(), OutDir: t.TempDir()}
+	programs, err := gobuild.Build(t.Context(), recipe, in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ms, err := gobuild.Modules(programs); err != nil || len(ms) != 1 || ms[0].Path != "std" {
+		t.Errorf("modules are %v, %v", ms, err)
+	}
+}
+
 func TestBadModules(t *testing.T) {
 	goroot := hostGo(t)
 	for _, c := range []struct {
@@ -306,7 +331,7 @@ func TestBadModules(t *testing.T) {
 		}},
 		{"not there", "not found:\ngo: example.org/dep@v1.0.0", func(_ gobuild.Recipe, f map[string][]byte) { clear(f) }},
 		{"not in go.sum", "go.sum lacks example.org/dep@v1.0.0", func(r gobuild.Recipe, _ map[string][]byte) { r.Files["go.sum"] = nil }},
-		{"a directory", "by a directory", func(r gobuild.Recipe, _ map[string][]byte) {
+		{"a directory", "by a directory, ./dep, which is no module of the recipe", func(r gobuild.Recipe, _ map[string][]byte) {
 			r.Files["go.mod"] = append(r.Files["go.mod"], "\nreplace example.org/dep => ./dep\n"...)
 		}},
 	} {

@@ -287,7 +287,8 @@ type wanted struct {
 
 func (w wanted) String() string { return w.Path + "@" + w.Version.Version }
 
-// required lists the modules of go.mod with their hashes from go.sum.
+// required lists the modules of go.mod with their hashes from go.sum. Those that
+// a directory of the recipe replaces are there already.
 func required(recipe gobuild.Recipe) ([]wanted, error) {
 	mf, err := modfile.Parse("go.mod", recipe.Files["go.mod"], nil)
 	if err != nil {
@@ -308,8 +309,11 @@ func required(recipe gobuild.Recipe) ([]wanted, error) {
 				v = r.New
 			}
 		}
-		if v.Version == "" {
-			errs = append(errs, fmt.Errorf("go.mod replaces %s by a directory", req.Mod.Path))
+		if v.Version == "" { // a directory
+			dir := filepath.ToSlash(filepath.Clean(v.Path))
+			if _, ok := recipe.Files[dir+"/go.mod"]; !ok || !filepath.IsLocal(dir) {
+				errs = append(errs, fmt.Errorf("go.mod replaces %s by a directory, %s, which is no module of the recipe", req.Mod.Path, v.Path))
+			}
 			continue
 		}
 		w := wanted{v, sums[v.Path+"@"+v.Version]}

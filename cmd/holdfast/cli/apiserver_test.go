@@ -35,7 +35,7 @@ func TestManifestsAtServer(t *testing.T) {
 	api := startServer(t)
 	all, err := catalog.Load()
 	must(t, err)
-	if all, err = catalog.Wire(all); err != nil {
+	if all, err = catalog.Wire(catalog.Site{Domain: "demo.example", Address: "192.0.2.7"}.Of(all)); err != nil {
 		t.Fatal(err)
 	}
 	digests := map[string]store.Digest{}

@@ -94,7 +94,7 @@ func (a *app) load() (inputs, error) {
 	if in.components, err = catalog.Order(names); err != nil {
 		return in, err
 	}
-	if in.components, err = catalog.Wire(in.components); err != nil {
+	if in.components, err = catalog.Wire(in.words().Of(in.components)); err != nil {
 		return in, err
 	}
 	if err := in.engineVersion(); err != nil {
@@ -105,6 +105,18 @@ func (a *app) load() (inputs, error) {
 		return in, err
 	}
 	return in, in.ask(a.dir, recipes, origins)
+}
+
+// words are what components say of the site. Its services are reached at its
+// first server.
+func (in inputs) words() catalog.Site {
+	for _, n := range in.site.Nodes {
+		if n.Role == "server" {
+			ip, _, _ := strings.Cut(n.Address, "/")
+			return catalog.Site{Domain: in.site.Domain, Address: ip}
+		}
+	}
+	return catalog.Site{Domain: in.site.Domain}
 }
 
 // supported refuses what this version cannot build, rather than building less.

@@ -104,6 +104,7 @@ type Pair struct {
 	Key         string `json:"key"`
 	Certificate string `json:"certificate"`
 	CommonName  string `json:"commonName"`
+	Authority   bool   `json:"authority,omitempty"` // may sign other certificates
 }
 
 // From is another secret of the node, or some keys of it.

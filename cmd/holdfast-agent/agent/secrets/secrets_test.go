@@ -2,13 +2,18 @@ package secrets_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"maps"
+	"math/big"
 	"os"
 	"path/filepath"
 	"regexp"
 	"testing"
+	"time"
 
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/secrets"
@@ -90,5 +95,47 @@ func TestPasswordHasNoBias(t *testing.T) {
 	}
 	if len(n) != 62 {
 		t.Errorf("%d characters", len(n))
+	}
+}
+
+// An authority's certificate stands for those that it signs, and no others.
+func TestAuthority(t *testing.T) {
+	s := node.Secret{Namespace: "certificates", Name: "authority", Pairs: []node.Pair{{Key: "key", Certificate: "certificate", CommonName: "authority", Authority: true}}}
+	made, err := secrets.Ensure(t.TempDir(), s, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair([]byte(made["certificate"]), []byte(made["key"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := pair.Leaf
+	sign := func(c, by *x509.Certificate, with any) (*x509.Certificate, any) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.SerialNumber, c.NotAfter, c.BasicConstraintsValid = big.NewInt(1), time.Now().Add(time.Hour), true
+		der, err := x509.CreateCertificate(rand.Reader, c, by, key.Public(), with)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, err = x509.ParseCertificate(der); err != nil {
+			t.Fatal(err)
+		}
+		return c, key
+	}
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(root)
+	service := &x509.Certificate{DNSNames: []string{"id.demo.example"}}
+	leaf, _ := sign(service, root, pair.PrivateKey)
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: "id.demo.example"}); err != nil {
+		t.Error(err)
+	}
+	other, key := sign(&x509.Certificate{IsCA: true}, root, pair.PrivateKey)
+	between.AddCert(other)
+	leaf, _ = sign(service, other, key)
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between}); err == nil {
+		t.Error("an authority below it counts")
 	}
 }
