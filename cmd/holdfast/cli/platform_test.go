@@ -100,8 +100,9 @@ func (p *pods) ready() bool {
 	return err == nil
 }
 
-// platform composes the images of components and makes their secrets.
-func platform(t *testing.T, components ...string) *pods {
+// siteOf is the builder of the example site with these components, collected,
+// and with the recipes of no others.
+func siteOf(t *testing.T, components ...string) builder {
 	dir := t.TempDir()
 	yaml, err := os.ReadFile("../../../examples/source/site.yaml")
 	must(t, err)
@@ -148,6 +149,24 @@ func platform(t *testing.T, components ...string) *pods {
 			b.in.recipes = append(b.in.recipes, r)
 		}
 	}
+	return b
+}
+
+// program compiles one program of the recipe of its name.
+func (b builder) program(t *testing.T, name string) string {
+	t.Helper()
+	programs, err := b.compile(t.Context())
+	must(t, err)
+	f, err := b.store.ReadFile(programs[name+"/"+name], 1<<30)
+	must(t, err)
+	file := filepath.Join(t.TempDir(), name)
+	must(t, os.WriteFile(file, f, 0o755))
+	return file
+}
+
+// platform composes the images of components and makes their secrets.
+func platform(t *testing.T, components ...string) *pods {
+	b := siteOf(t, components...)
 	programs, err := b.compile(t.Context())
 	must(t, err)
 	images, err := b.images(t.Context(), programs)

@@ -37,13 +37,8 @@ func TestVolumes(t *testing.T) {
 		s.kubectl(t, `{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "`+node+`"}}`, "apply", "-f", "-")
 	}
 	dir := t.TempDir()
-	config := filepath.Join(t.TempDir(), "kubeconfig")
-	must(t, os.WriteFile(config, fmt.Appendf(nil, `{"apiVersion": "v1", "kind": "Config", "current-context": "c",
-		"clusters": [{"name": "c", "cluster": {"server": %q, "insecure-skip-tls-verify": true}}],
-		"users": [{"name": "u", "user": {"token": %q}}], "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}`,
-		s.url, strings.TrimSpace(s.kubectl(t, "", "-n", "local-path-storage", "create", "token", "local-volumes"))), 0o600))
 	t.Setenv("NODE_NAME", "here")
-	background(t, program, "--kubeconfig="+config, dir)
+	background(t, program, "--kubeconfig="+s.account(t, "local-path-storage", "local-volumes"), dir)
 
 	eventually := func(want string, args ...string) string {
 		t.Helper()

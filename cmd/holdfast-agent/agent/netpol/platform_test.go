@@ -94,6 +94,7 @@ func TestPlatform(t *testing.T) {
 		return s.ip(who)
 	}
 	const dns, storage, db = "kube-system/coredns", "local-path-storage/local-volumes", "postgresql/postgresql"
+	const certs = "certificates/cert-manager"
 	for _, c := range []struct {
 		from, to string
 		protocol corev1.Protocol
@@ -108,6 +109,10 @@ func TestPlatform(t *testing.T) {
 		{"users/app", dns, tcp, 8080, false},
 		{dns, node, tcp, 6443, true},
 		{dns, node, tcp, 10250, false},
+		{certs, node, tcp, 6443, true},
+		{certs, dns, udp, 1053, false},
+		{"another/component", certs, tcp, 9402, true},
+		{"users/app", certs, tcp, 9402, false},
 		{dns, "users/app", tcp, 6443, false},
 		{dns, outside, udp, 53, false},
 
