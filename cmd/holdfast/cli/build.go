@@ -67,6 +67,9 @@ func (a *app) build(ctx context.Context) error {
 	if b.identity, err = identity(); err != nil {
 		return err
 	}
+	if b.agent, err = agentbin.Agent(); err != nil {
+		return err
+	}
 	if err := b.needSpace(); err != nil {
 		return err
 	}
@@ -109,6 +112,7 @@ type builder struct {
 	store    *store.Store
 	keys     siteKeys
 	identity store.Digest
+	agent    []byte // the program that goes into the root
 }
 
 func (a *app) fittingLock(in inputs) (airgap.Lock, error) {
@@ -241,10 +245,6 @@ func (b builder) whole(cs map[string]store.Content) bool {
 }
 
 func (b builder) assemble(ctx context.Context, plan image.Plan, programs map[string]store.Content) (image.OS, error) {
-	agent, err := agentbin.Agent()
-	if err != nil {
-		return image.OS{}, err
-	}
 	policy, err := os.ReadFile(filepath.Join(b.dir, "trust", "policy.json"))
 	if err != nil {
 		return image.OS{}, fmt.Errorf("cannot read the trust policy: %w", err)
@@ -256,7 +256,7 @@ func (b builder) assemble(ctx context.Context, plan image.Plan, programs map[str
 	done := b.step("assemble OS")
 	report := b.counter("assemble")
 	o, err := image.Assemble(ctx, plan, image.Inputs{
-		Store: b.store, Programs: programs, Agent: agent, Policy: policy, DBCert: dbCert,
+		Store: b.store, Programs: programs, Agent: b.agent, Policy: policy, DBCert: dbCert,
 		Identity: b.identity, Version: Version,
 		Progress: func(step string, n, total int) { report(n, total, step) },
 	})

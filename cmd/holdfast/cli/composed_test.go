@@ -42,6 +42,9 @@ func PackComposed(ctx context.Context, dir, cache, name string) error {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	program := c.file(compiled)
+	if b.agent, err = os.ReadFile(compiled); err != nil {
+		return err
+	}
 	images := []bundles.Image{{Name: "registry.example/own/db:1", Component: "db", MediaType: "application/vnd.oci.image.manifest.v1+json", Manifest: c.image("a layer")}}
 	others := c.image(layerOf([][2]string{
 		{"etc/os-release", "ID=debian\nVERSION_ID=\"12\"\n"},

@@ -20,6 +20,7 @@ type ingredients struct {
 	recipes  []string // by name, sorted
 	modules  []gobuild.Module
 	archives []catalog.Archive
+	agent    store.Digest // of holdfast's own program, in the OS
 }
 
 // ingredients lists what was put into the OS root, which is first, and into
@@ -35,6 +36,9 @@ func (b builder) ingredients(images []bundles.Image, programs map[string]store.C
 		return nil, err
 	}
 	if host, err = b.compiled(host, used, programs); err != nil {
+		return nil, err
+	}
+	if host, err = b.withAgent(host); err != nil {
 		return nil, err
 	}
 	all := []ingredients{host}
@@ -71,6 +75,25 @@ func (b builder) compiled(in ingredients, used []catalog.GoProgram, programs map
 	var err error
 	in.modules, err = gobuild.Modules(paths)
 	return in, err
+}
+
+// withAgent adds holdfast's own program and its modules to what is in the OS.
+func (b builder) withAgent(host ingredients) (ingredients, error) {
+	c, err := b.store.WriteBytes(b.agent)
+	if err != nil {
+		return host, err
+	}
+	ms, err := gobuild.Modules(map[string]string{"holdfast-agent": b.store.Path(c.Digest)})
+	if err != nil {
+		return host, err
+	}
+	host.agent = c.Digest
+	for _, m := range ms {
+		if !slices.ContainsFunc(host.modules, func(x gobuild.Module) bool { return x.Path == m.Path && x.Version == m.Version && x.H1 == m.H1 }) {
+			host.modules = append(host.modules, m)
+		}
+	}
+	return host, nil
 }
 
 // acceptedUnread are the maintainer scripts of packages that somebody took as

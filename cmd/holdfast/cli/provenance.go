@@ -135,6 +135,9 @@ func (b builder) resources(m ingredients) ([]provenance.Resource, error) {
 		errs = append(errs, err)
 		out = append(out, t)
 	}
+	if m.agent != "" {
+		out = append(out, provenance.Resource{Name: "holdfast-agent", Digest: provenance.SHA256(string(m.agent)), Annotations: map[string]any{"version": Version}})
+	}
 	for _, a := range m.archives {
 		out = append(out, provenance.Resource{Name: a.Artifact, URI: mavenURL(a.Artifact), Digest: provenance.SHA256(string(a.Digest))})
 	}

@@ -64,6 +64,9 @@ func (b builder) contained(in ingredients) []sbom.Package {
 	for _, m := range in.modules {
 		out = append(out, modulePackage(m.Path, m.Version, m.H1))
 	}
+	if in.agent != "" {
+		out = append(out, sbom.Package{Kind: sbom.File, Name: "usr/bin/holdfast-agent", Version: Version, SHA256: in.agent.Hex()})
+	}
 	for _, a := range in.archives {
 		out = append(out, mavenPackage(a))
 	}
