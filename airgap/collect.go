@@ -83,6 +83,12 @@ func missing(l Lock, s *store.Store) Need {
 			n.Items++
 		}
 	}
+	for _, f := range l.Engine.Files {
+		if s.Check(f.Content) != nil {
+			n.Missing += f.Size
+			n.Items++
+		}
+	}
 	return n
 }
 
@@ -126,10 +132,11 @@ type Progress struct {
 func Collect(ctx context.Context, r Request, l Lock, net Network, s *store.Store, log *slog.Logger, progress Progress) (Collected, error) {
 	err := debian.Fetch(ctx, net.Debian, s, items(l), progress.Packages)
 	ierr := r.collectImages(ctx, l, net, s, progress.Images)
+	eerr := r.collectEngine(ctx, l, net, s, progress.Images)
 	goroot, _, terr := gomod.FetchToolchain(ctx, net.Go, l.Toolchain.Version, l.Toolchain.H1, s.Dir())
 	merr := maven.Fetch(ctx, net.Maven, s, artifactItems(l), progress.Packages)
 	cerr := fetchCharts(ctx, r.Charts, l, net, s, progress.Packages)
-	if err := errors.Join(err, ierr, cerr, merr, terr); err != nil {
+	if err := errors.Join(err, ierr, eerr, cerr, merr, terr); err != nil {
 		return Collected{}, fmt.Errorf("cannot collect: %w", err)
 	}
 	var errs []error

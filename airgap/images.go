@@ -94,6 +94,9 @@ func (r Request) imagesFit(l Lock) []error {
 		}
 	}
 	for _, im := range l.Images {
+		if im.ofEngine() {
+			continue // as the engine's files are
+		}
 		if !slices.ContainsFunc(r.Images, func(w WantImage) bool { return w.Name == im.Name }) {
 			errs = append(errs, fmt.Errorf("image %s is locked, and the site does not ask for it any more", im.Name))
 		}
@@ -370,7 +373,10 @@ func (l Lock) imageChanges(next Lock) []string {
 	return out
 }
 
-// noPackages reports whether opt moves nothing but images and charts.
+// noPackages reports whether opt moves nothing but images, charts and an
+// engine's files.
 func (o Options) noPackages() bool {
-	return !slices.ContainsFunc(o.Update, func(u string) bool { return u != "images" && u != "charts" && !strings.Contains(u, "/") })
+	return !slices.ContainsFunc(o.Update, func(u string) bool {
+		return u != "images" && u != "charts" && u != "k3s" && !strings.Contains(u, "/")
+	})
 }

@@ -34,6 +34,7 @@ type Lock struct {
 	Recipes    []Recipe    `json:"recipes"`
 	Components []Component `json:"components"`
 	Files      []File      `json:"files"`
+	Engine     Engine      `json:"engine,omitzero"` // taken as released
 	Images     []Image     `json:"images,omitempty"`
 	Charts     []Chart     `json:"charts,omitempty"`
 	Maven      []Artifact  `json:"maven,omitempty"`
@@ -109,13 +110,13 @@ type Image struct {
 	Name      string `json:"name"`               // as manifests call it
 	Upstream  string `json:"upstream,omitempty"` // what it is called where it comes from, if otherwise
 	Component string `json:"component,omitempty"`
-	Origin    string `json:"origin"` // registry | archive
+	Origin    string `json:"origin"` // registry | archive | engine
 	Platform  string `json:"platform"`
 	MediaType string `json:"mediaType"`
 	store.Content
 	Index     store.Digest  `json:"index,omitempty"` // that the manifest was chosen from
 	Bytes     int64         `json:"bytes"`           // of configuration and layers
-	File      store.Content `json:"file,omitzero"`   // of a server, that it is taken from
+	File      store.Content `json:"file,omitzero"`   // of a server or a release, that it is taken from
 	Signature string        `json:"signature"`       // the verdict: "not asked for", or who signed
 }
 
@@ -216,7 +217,7 @@ func (l Lock) validate() error {
 			fail("%s: path %q leaves the archive", p.ID(), p.Path)
 		}
 	}
-	for _, f := range l.Files {
+	for _, f := range slices.Concat(l.Files, l.Engine.Files) {
 		digest(f.Name, f.Content)
 	}
 	seen := map[string]bool{}

@@ -43,6 +43,7 @@ type Request struct {
 	Recipes    []gobuild.Recipe
 	Components []Component
 	Files      []File
+	Engine     WantEngine
 	Images     []WantImage
 	Charts     []WantChart
 	Maven      []Artifact
@@ -53,14 +54,14 @@ type Network struct {
 	Debian   *debian.Client
 	Go       gomod.Proxy
 	Registry *registry.Client
-	Files    *fetch.Client // for files of servers
+	Files    *fetch.Client // for files of servers, and of this machine
 	Maven    *maven.Client
 }
 
 // Options of Resolve.
 type Options struct {
 	// Update names inputs to move: a package or an image, "chart/NAME", "debian",
-	// "images", "charts", "all". "gone" is nothing but what the archives and registries lost;
+	// "images", "charts", "k3s", "all". "gone" is nothing but what the archives and registries lost;
 	// packages that are lost move with each.
 	Update  []string
 	Verdict func(pkg, version, script string, d store.Digest) string // what reviewers said of a maintainer script
@@ -133,7 +134,7 @@ func (r Request) Fits(l Lock) error {
 			fail("file %s is locked and is not there", f.Name)
 		}
 	}
-	errs = append(errs, r.imagesFit(l)...)
+	errs = append(append(errs, r.engineFits(l)), r.imagesFit(l)...)
 	errs = append(errs, r.chartsFit(l)...)
 	if !slices.Equal(l.Maven, now.Maven) {
 		fail("Maven artifacts are not those of this holdfast: %s", changed(names(l.Maven, Artifact.key), names(now.Maven, Artifact.key)))
@@ -181,9 +182,10 @@ func Resolve(ctx context.Context, r Request, previous Lock, net Network, s *stor
 	}
 	lock, err := r.packages(ctx, previous, net, s, opt)
 	images, ierr := r.images(ctx, previous, net, s, opt)
+	engine, more, eerr := r.engine(ctx, previous, net, s, opt)
 	charts, cerr := r.charts(ctx, previous, net, s, opt)
-	lock.Images, lock.Charts = images, charts
-	return lock, errors.Join(err, ierr, cerr)
+	lock.Engine, lock.Images, lock.Charts = engine, append(images, more...), charts
+	return lock, errors.Join(err, ierr, eerr, cerr)
 }
 
 // packages is the lock of all but images and charts.
@@ -264,10 +266,12 @@ func (o Options) known(previous Lock) error {
 	for _, c := range previous.Charts {
 		known[chartUpdate(c.Name)] = true
 	}
+	known[previous.Engine.Name] = true
+	delete(known, "")
 	var errs []error
 	for _, u := range o.Update {
 		if !known[u] {
-			errs = append(errs, fmt.Errorf("cannot update %q: the lock has no input of that name\nhint: the name of a package or an image, \"chart/NAME\", \"gone\", \"debian\", \"images\", \"charts\", or \"all\"", u))
+			errs = append(errs, fmt.Errorf("cannot update %q: the lock has no input of that name\nhint: the name of a package or an image, \"chart/NAME\", \"gone\", \"debian\", \"images\", \"charts\", \"k3s\", or \"all\"", u))
 		}
 	}
 	return errors.Join(errs...)

@@ -19,11 +19,13 @@ func Upstream(ctx context.Context, r Request, l Lock, net Network, s *store.Stor
 	newer, gone, ierr := r.imagesUpstream(ctx, l, net, s)
 	charts, lost, cerr := r.chartsUpstream(ctx, l, net)
 	newer, gone = append(newer, charts...), append(gone, lost...)
+	engine, eerr := r.engineUpstream(ctx, l, net)
+	gone = append(gone, engine...)
 	index, _, err := r.index(ctx, net)
 	if err != nil {
 		err = fmt.Errorf("cannot ask the archives: %w", err)
 	}
-	if err := errors.Join(err, ierr, cerr); err != nil {
+	if err := errors.Join(err, ierr, cerr, eerr); err != nil {
 		return nil, nil, err
 	}
 	for _, p := range l.Packages {

@@ -120,7 +120,7 @@ func assemble(ctx context.Context, p Plan, in Inputs) (OS, error) {
 	if err != nil {
 		return OS{}, err
 	}
-	if err := errors.Join(applyFixups(t, p.Epoch), addOurs(t, p, in)); err != nil {
+	if err := errors.Join(applyFixups(t, p.Epoch), addEngine(t, p), addOurs(t, p, in)); err != nil {
 		return OS{}, err
 	}
 	progress("modules", 0, 1)

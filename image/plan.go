@@ -36,7 +36,6 @@ var basePackages = []string{
 	"bash", "coreutils", "util-linux", "mount", "login", "passwd", "procps",
 	"grep", "sed", "findutils", "debianutils", "mawk",
 	"iproute2", "ethtool", "conntrack", "socat", "iptables", "nftables", "ca-certificates",
-	"runc", "containernetworking-plugins", // what containerd and the kubelet call
 }
 
 // baseExcludes are dependencies that an appliance has no use for.
@@ -59,7 +58,11 @@ func Packages(site overlays.Site) (want []string, exclude []deb.Exclude, err err
 	if !ok {
 		return nil, nil, fmt.Errorf("cannot plan the OS: no kernel %q", site.OS.Kernel)
 	}
-	want = append(append(want, basePackages...), kernel)
+	want = append(want, basePackages...)
+	if site.Kubernetes.Engine != "k3s" {
+		want = append(want, enginePackages...)
+	}
+	want = append(want, kernel)
 	exclude = append(exclude, baseExcludes...)
 	if site.OS.Kernel == "generic" {
 		want = append(want, hardwarePackages...)
@@ -88,7 +91,8 @@ type Plan struct {
 	Epoch    int64            `json:"epoch"`
 	Packages []airgap.Package `json:"packages"` // in order of unpacking
 	Programs []Program        `json:"programs"`
-	Cmdline  []string         `json:"cmdline"` // without the root hash
+	Engine   string           `json:"engine,omitempty"` // whose files are added to the root; see engines
+	Cmdline  []string         `json:"cmdline"`          // without the root hash
 	Dropped  []string         `json:"dropped"`
 	Masked   []string         `json:"masked"`
 }
@@ -108,6 +112,10 @@ func MakePlan(site overlays.Site, lock airgap.Lock, programs []Program) (Plan, e
 	if err != nil {
 		return Plan{}, err
 	}
+	engine := ""
+	if site.Kubernetes.Engine == "k3s" {
+		engine = "k3s"
+	}
 	return Plan{
 		Name:     site.Name,
 		Suite:    site.OS.Suite,
@@ -116,6 +124,7 @@ func MakePlan(site overlays.Site, lock airgap.Lock, programs []Program) (Plan, e
 		Epoch:    lock.Epoch,
 		Packages: ps,
 		Programs: programs,
+		Engine:   engine,
 		Cmdline: []string{
 			"systemd.verity_root_options=panic-on-corruption",
 			// Long enough to be read, and at most a minute from boot to boot.

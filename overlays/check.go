@@ -94,24 +94,7 @@ func (s Site) check() []*Fault {
 		}
 		seen[v] = ptr
 	}
-	if none := s.Kubernetes.Engine == "none"; none {
-		if s.Kubernetes.Version != "" {
-			add("the engine none has no version", "", "/kubernetes/version")
-		}
-		if len(s.Components)+len(s.Manifests)+len(s.Images)+len(s.Charts)+len(s.Kustomizations) > 0 {
-			add("components, images, charts, kustomizations and manifests need Kubernetes, but the engine is none", "", "/kubernetes/engine")
-		}
-	} else if s.Kubernetes.Version == "" && s.APIVersion != "" {
-		add("is missing", "each engine but none has a version", "/kubernetes/version")
-	}
-	switch k3s := strings.Contains(s.Kubernetes.Version, "+k3s"); {
-	case s.Kubernetes.Version == "":
-	case checkKubernetesVersion(s.Kubernetes.Version) != nil:
-	case s.Kubernetes.Engine == "kubeadm" && k3s:
-		add("a version of k3s, but the engine is kubeadm", "", "/kubernetes/version")
-	case s.Kubernetes.Engine == "k3s" && !k3s:
-		add("not a version of k3s, which is the engine", "k3s versions end in +k3s1 or the like", "/kubernetes/version")
-	}
+	faults = append(faults, s.checkEngine()...)
 	components, packages := map[string]string{}, map[string]string{}
 	for i, c := range s.Components {
 		unique(components, c.Name, fmt.Sprintf("/components/%d/name", i))

@@ -21,6 +21,7 @@ func formats() map[string]func(string) error {
 		"deb-name":           checkDebName,
 		"not-blank":          checkNotBlank,
 		"kubernetes-version": checkKubernetesVersion,
+		"k3s-addon":          checkAddon,
 		"ip":                 checkIP,
 		"ip-prefix":          checkPrefix,
 		"mac":                checkMAC,

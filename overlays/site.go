@@ -76,6 +76,10 @@ type Kubernetes struct {
 	Engine string `json:"engine,omitempty" jsonschema:"enum=k3s,enum=kubeadm,enum=none,default=k3s"`
 	// Version, as in v1.36.3, or v1.36.3+k3s1 for k3s; not for the engine none.
 	Version string `json:"version,omitempty" jsonschema:"format=kubernetes-version"`
+	// Directory with the release files of k3s (k3s, k3s-airgap-images-amd64.tar.zst, sha256sum-amd64.txt), relative to the site's; without it they are fetched from mirrors.k3s.
+	Files string `json:"files,omitempty" jsonschema:"format=path"`
+	// Add-ons of k3s that are switched off: coredns, local-storage, metrics-server, runtimes, servicelb, traefik.
+	Disable []string `json:"disable,omitempty" jsonschema:"maxItems=16,format=k3s-addon"`
 }
 
 // Component is one system of the platform.
@@ -215,6 +219,8 @@ type Mirrors struct {
 	GoProxy string `json:"goproxy,omitempty" jsonschema:"format=mirror-url"`
 	// Maven repositories.
 	Maven []string `json:"maven,omitempty" jsonschema:"maxItems=16,format=mirror-url"`
+	// Places that have a directory of release files for each version of k3s; without any, the project's own on GitHub.
+	K3s []string `json:"k3s,omitempty" jsonschema:"maxItems=16,format=mirror-url"`
 	// Registries of container images.
 	Registries []RegistryMirror `json:"registries,omitempty" jsonschema:"maxItems=100"`
 }

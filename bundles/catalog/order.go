@@ -9,16 +9,17 @@ import (
 
 // Order returns the named components and all that they need, each after what
 // it needs. Where that leaves a choice, the one that stands on most comes first,
-// as it takes longest, and then the name decides.
-func Order(names []string) ([]Component, error) {
+// as it takes longest, and then the name decides. What is provided, by the
+// engine, is left out.
+func Order(names []string, provided ...string) ([]Component, error) {
 	all, err := Load()
 	if err != nil {
 		return nil, err
 	}
-	return order(all, names)
+	return order(all, names, provided...)
 }
 
-func order(all []Component, names []string) ([]Component, error) {
+func order(all []Component, names []string, provided ...string) ([]Component, error) {
 	byName := map[string]Component{}
 	var known []string
 	for _, c := range all {
@@ -33,6 +34,8 @@ func order(all []Component, names []string) ([]Component, error) {
 	visit = func(name string, way []string) {
 		c, ok := byName[name]
 		switch {
+		case slices.Contains(provided, name):
+			return
 		case !ok:
 			by := ""
 			if len(way) > 0 {

@@ -54,6 +54,8 @@ type box struct {
 	disk    string
 	typed   chan string
 	kubeadm func(arg []string) error
+	engine  map[string]any // in node.json
+	pulled  []string       // sockets
 }
 
 func (b *box) Write(p []byte) (int, error) {
@@ -97,6 +99,7 @@ func (b *box) read(name string) string {
 func newBox(t *testing.T) *box {
 	t.Helper()
 	b := &box{t: t, clock: time.Unix(epoch+1000, 0)}
+	b.engine = map[string]any{"name": "kubeadm", "version": "v1.36.3", "pause": "registry.k8s.io/pause:3.10.1"}
 	b.Host = agent.Host{
 		Root: t.TempDir(), Getenv: func(string) string { return "" }, Random: rand.Reader,
 		Now:         func() time.Time { b.mu.Lock(); defer b.mu.Unlock(); return b.clock.Add(b.slept) },
@@ -117,7 +120,12 @@ func newBox(t *testing.T) *box {
 			return nil
 		},
 		// A minute of the test is a hundredth of a second.
-		Pull:    func(context.Context, []string, func(string)) error { return nil },
+		Pull: func(_ context.Context, socket string, _ []string, _ func(string)) error {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.pulled = append(b.pulled, socket)
+			return nil
+		},
 		Enforce: func(context.Context, netpol.Rules) error { return nil },
 		Sleep: func(ctx context.Context, d time.Duration) error {
 			b.mu.Lock()
@@ -207,7 +215,7 @@ func (b *box) seed(k *ecdsa.PrivateKey, mac string) {
 	manifest := put(fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[]}`, config.Digest, config.Size))
 	node := map[string]any{
 		"name": "demo", "release": 7, "zone": "official", "domain": "demo.example", "labAccess": true,
-		"engine": map[string]string{"name": "kubeadm", "version": "v1.36.3", "pause": "registry.k8s.io/pause:3.10.1"},
+		"engine": b.engine,
 		"nodes":  []any{map[string]any{"name": "node1", "match": map[string]string{"mac": mac}, "address": "10.0.2.15/24", "gateway": "10.0.2.2"}},
 		"components": []any{map[string]any{"name": "db", "namespace": "db",
 			"secrets": []any{map[string]any{"name": "admin", "namespace": "db", "generate": map[string]int{"password": 32}}}}},

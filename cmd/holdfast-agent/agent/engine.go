@@ -17,24 +17,15 @@ import (
 )
 
 // bringUpEngine starts Kubernetes and waits until its API server answers.
-func (a *agent) bringUpEngine(ctx context.Context, c node.Config, n node.Node) (*apply.Cluster, error) {
+func (a *agent) bringUpEngine(ctx context.Context, e engine, c node.Config, n node.Node) (*apply.Cluster, error) {
 	a.Phase(status.EngineUp)
 	a.Say("starting %s %s", c.Engine.Name, c.Engine.Version)
-	if err := a.insist(ctx, status.EngineUp, "start containerd", func() error { return a.startContainerd(ctx, c, n) }); err != nil {
-		return nil, err
-	}
-	if err := a.insist(ctx, status.EngineUp, "pull images", func() error { return a.pullImages(ctx, c.Images) }); err != nil {
-		return nil, err
-	}
-	up := kubeadm.Node{Root: a.host.Root, Say: a.Say, Run: func(ctx context.Context, line func(string), name string, arg ...string) error {
-		return a.host.Run(ctx, func(s string) { a.log.Info(s, "from", name); line(s) }, name, arg...)
-	}}
-	if err := a.insist(ctx, status.EngineUp, "start the control plane", func() error { return up.Up(ctx) }); err != nil {
+	if err := e.up(ctx, a, e, c, n); err != nil {
 		return nil, err
 	}
 	var cluster *apply.Cluster
 	err := a.insist(ctx, status.EngineUp, "use the cluster", func() (err error) {
-		cluster, err = apply.Connect(a.host.path(kubeadm.AdminConf))
+		cluster, err = apply.Connect(a.host.path(e.adminConf))
 		return err
 	})
 	if err != nil {
@@ -59,8 +50,8 @@ const (
 )
 
 // openPodNetwork lets pods onto the network when service addresses work and
-// policies are in force, and waits until the node is ready.
-func (a *agent) openPodNetwork(ctx context.Context, r *apply.Reconciler, c *apply.Cluster, n node.Node, p *netpol.Controller) error {
+// policies are in force.
+func (a *agent) openPodNetwork(ctx context.Context, r *apply.Reconciler, p *netpol.Controller) error {
 	err := a.await(ctx, "component "+serviceProxy, func() error {
 		for _, h := range r.Tick(ctx) {
 			if h.Name == serviceProxy && !h.Healthy {
@@ -75,18 +66,19 @@ func (a *agent) openPodNetwork(ctx context.Context, r *apply.Reconciler, c *appl
 	if err := a.await(ctx, "network policies", p.Err); err != nil {
 		return err
 	}
-	err = a.insist(ctx, status.EngineUp, "open the pod network", func() error {
+	return a.insist(ctx, status.EngineUp, "open the pod network", func() error {
 		// What is sent to a pod that is gone must not leave the node.
 		if err := a.exec(ctx, "/usr/bin/ip", "route", "replace", "unreachable", kubeadm.PodSubnet); err != nil {
 			return err
 		}
 		return a.writeFiles(map[string][]byte{podNetwork: containerd.CNI(kubeadm.NodeSubnet)})
 	})
-	if err != nil {
-		return err
-	}
+}
+
+// awaitNode waits until the node is ready, and applies meanwhile.
+func (a *agent) awaitNode(ctx context.Context, r *apply.Reconciler, c *apply.Cluster, n node.Node) error {
 	var version string
-	err = a.await(ctx, "node "+n.Name, func() error {
+	err := a.await(ctx, "node "+n.Name, func() error {
 		reason, v, err := c.NodeReady(ctx, n.Name, a.host.bootID())
 		if err == nil && reason != "" {
 			err = errors.New(reason)
@@ -121,19 +113,11 @@ func (a *agent) closePodNetwork() error {
 
 // startContainerd writes the files of containerd and of the control plane, and
 // starts the one that the other needs.
-func (a *agent) startContainerd(ctx context.Context, c node.Config, n node.Node) error {
-	files, err := engineFiles(c, n)
-	if err != nil {
-		return err
-	}
+func (a *agent) startContainerd(ctx context.Context, e engine, c node.Config, n node.Node) error {
 	if err := a.closePodNetwork(); err != nil {
 		return err
 	}
-	// Patches of another release must not be left among these.
-	if err := os.RemoveAll(a.host.path(kubeadm.PatchesDir)); err != nil {
-		return fmt.Errorf("cannot remove old patches: %w", err)
-	}
-	if err := a.writeFiles(files); err != nil {
+	if err := a.writeEngine(e, c, n); err != nil {
 		return err
 	}
 	return a.exec(ctx, "/usr/bin/systemctl", "start", "containerd.service")
@@ -141,24 +125,21 @@ func (a *agent) startContainerd(ctx context.Context, c node.Config, n node.Node)
 
 // pullImages has containerd unpack every image of the release from the node's
 // own store. The control plane's come first.
-func (a *agent) pullImages(ctx context.Context, images []node.Image) error {
+func (a *agent) pullImages(ctx context.Context, e engine, images []node.Image) error {
 	var refs []string
 	for _, i := range images {
 		refs = append(refs, i.Ref())
 	}
 	n := 0
-	return a.host.Pull(ctx, refs, func(ref string) {
+	return a.host.Pull(ctx, e.socket, refs, func(ref string) {
 		n++
 		name, _, _ := strings.Cut(ref, "@")
 		a.Say("image %s is unpacked (%d of %d)", name, n, len(refs))
 	})
 }
 
-// engineFiles is pure: what the engine finds on the node, by path.
-func engineFiles(c node.Config, n node.Node) (map[string][]byte, error) {
-	if c.Engine.Name != "kubeadm" {
-		return nil, fmt.Errorf("cannot start engine %q: this agent knows kubeadm", c.Engine.Name)
-	}
+// kubeadmFiles is pure: what containerd and kubeadm find on the node, by path.
+func kubeadmFiles(c node.Config, n node.Node) (map[string][]byte, error) {
 	var pause node.Image
 	var names []string
 	for _, i := range c.Images {

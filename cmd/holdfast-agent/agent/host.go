@@ -16,7 +16,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/containerd"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/images"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/netpol"
 )
@@ -37,8 +36,9 @@ type Host struct {
 	Mounted     func(dir string) (bool, error)
 	// Run runs a program to its end; line gets each line of its output.
 	Run func(ctx context.Context, line func(string), name string, arg ...string) error
-	// Pull makes containerd have images, and tells which it had to pull.
-	Pull func(ctx context.Context, refs []string, told func(ref string)) error
+	// Pull makes the container runtime at the socket have images, and tells which
+	// it had to pull.
+	Pull func(ctx context.Context, socket string, refs []string, told func(ref string)) error
 	// Enforce replaces the rules that network policies ask for.
 	Enforce func(ctx context.Context, r netpol.Rules) error
 	// Sleep waits; it returns ctx's error if that ends first.
@@ -60,11 +60,9 @@ func Machine(root string, random io.Reader, getenv func(string) string) Host {
 		Disk:        diskOf,
 		Mounted:     isMountPoint,
 		Run:         runProgram,
-		Pull: func(ctx context.Context, refs []string, told func(string)) error {
-			return images.Pull(ctx, containerd.Socket, refs, told)
-		},
-		Enforce: new(netpol.Table).Load,
-		Sleep:   sleep,
+		Pull:        images.Pull,
+		Enforce:     new(netpol.Table).Load,
+		Sleep:       sleep,
 	}
 }
 

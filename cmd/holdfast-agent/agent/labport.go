@@ -3,17 +3,17 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"strings"
 	"time"
 
-	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/kubeadm"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/lab"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
 )
 
 // labNode is what the lab may ask for.
-func (a *agent) labNode(apply func(lab.Request) (any, error)) lab.Node {
+func (a *agent) labNode(adminConf string, apply func(lab.Request) (any, error)) lab.Node {
 	return lab.Node{
 		Apply: apply,
 		Audit: func() (string, error) {
@@ -26,7 +26,10 @@ func (a *agent) labNode(apply func(lab.Request) (any, error)) lab.Node {
 			return json.RawMessage(b), err
 		},
 		Kubeconfig: func() (string, error) {
-			b, err := os.ReadFile(a.host.path(kubeadm.AdminConf))
+			if adminConf == "" {
+				return "", errors.New("this node has no Kubernetes")
+			}
+			b, err := os.ReadFile(a.host.path(adminConf))
 			return string(b), err
 		},
 		Logs: func(ctx context.Context, unit string, lines int) (string, error) {

@@ -8,7 +8,6 @@ import (
 
 	"holdfast.dev/holdfast/bundles/install"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/apply"
-	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/netpol"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
 )
@@ -29,9 +28,8 @@ func (a *agent) reconciler(ctx context.Context, rel running, c *apply.Cluster) (
 }
 
 // platform applies the components and then watches them, until ctx ends.
-func (a *agent) platform(ctx context.Context, u *updates, r *apply.Reconciler, n node.Node, c *apply.Cluster, p *netpol.Controller) error {
+func (a *agent) platform(ctx context.Context, u *updates, r *apply.Reconciler, n node.Node, c *apply.Cluster, look func(context.Context) []apply.Health) error {
 	a.Phase(status.Components)
-	look := func() []apply.Health { return append(r.Tick(ctx), policyHealth(p)) }
 	start := a.host.Now()
 	pruned := false
 	for {
@@ -67,7 +65,7 @@ func (a *agent) prune(ctx context.Context, r *apply.Reconciler) bool {
 }
 
 // watch looks once at node and components, and tells what is new.
-func (a *agent) watch(ctx context.Context, look func() []apply.Health, n node.Node, c *apply.Cluster, start time.Time) bool {
+func (a *agent) watch(ctx context.Context, look func(context.Context) []apply.Health, n node.Node, c *apply.Cluster, start time.Time) bool {
 	old := a.Get()
 	now := old
 	now.Faults = nil
@@ -93,7 +91,7 @@ func (a *agent) watch(ctx context.Context, look func() []apply.Health, n node.No
 		a.Say("node %s", describe(n.Name, "ready", now.Node.Ready, reason))
 	}
 	now.Components = nil
-	for _, h := range look() {
+	for _, h := range look(ctx) {
 		k := status.Component{Name: h.Name, Healthy: h.Healthy, Reason: h.Reason}
 		now.Components = append(now.Components, k)
 		if !h.Healthy {

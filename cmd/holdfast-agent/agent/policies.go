@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/apply"
-	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/kubeadm"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/netpol"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
@@ -15,10 +14,10 @@ const policyComponent = "network-policy"
 
 // startPolicies begins to enforce NetworkPolicies, until ctx ends. The rules of
 // an earlier agent of this boot stand meanwhile.
-func (a *agent) startPolicies(ctx context.Context, n node.Node) (*netpol.Controller, error) {
+func (a *agent) startPolicies(ctx context.Context, e engine, n node.Node) (*netpol.Controller, error) {
 	var cluster netpol.Cluster
 	err := a.insist(ctx, status.EngineUp, "enforce network policies", func() (err error) {
-		cluster, err = netpol.Connect(a.host.path(kubeadm.AdminConf))
+		cluster, err = netpol.Connect(a.host.path(e.adminConf))
 		return err
 	})
 	if err != nil {

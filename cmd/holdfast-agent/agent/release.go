@@ -134,6 +134,15 @@ type running struct {
 	config node.Config
 }
 
+// adminConf is the kubeconfig that the release's engine writes; "" if it has none.
+func (r running) adminConf() string {
+	e, err := engineOf(r.config.Engine.Name)
+	if err != nil {
+		return ""
+	}
+	return e.adminConf
+}
+
 func (h Host) findRunning() (running, error) {
 	vs, err := h.releases(h.layouts())
 	if len(vs) == 0 {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"holdfast.dev/holdfast/bundles/install"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/apply"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/lab"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/secrets"
@@ -58,7 +59,7 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 	}
 	ctx, restart := context.WithCancelCause(ctx)
 	defer restart(nil)
-	all := a.labNode(a.apply(ctx, u, restart))
+	all := a.labNode(rel.adminConf(), a.apply(ctx, u, restart))
 	go a.watchStick(ctx, u, func() error {
 		err := a.applyBundle(ctx, u, "", false, func(install.Plan) {})
 		if errors.Is(err, errRestart) {
@@ -85,7 +86,15 @@ func (a *agent) bringUp(ctx context.Context, u *updates) error {
 	if rel.config.Engine.Name == node.NoEngine {
 		return a.appliance(ctx, u, n)
 	}
-	c, err := a.bringUpEngine(ctx, rel.config, n)
+	var e engine
+	err = a.insist(ctx, status.Refused, "find the engine", func() (err error) {
+		e, err = engineOf(rel.config.Engine.Name)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	c, err := a.bringUpEngine(ctx, e, rel.config, n)
 	if err != nil {
 		return err
 	}
@@ -93,14 +102,21 @@ func (a *agent) bringUp(ctx context.Context, u *updates) error {
 	if err != nil {
 		return err
 	}
-	p, err := a.startPolicies(ctx, n)
-	if err != nil {
+	look := r.Tick
+	if e.agentNetwork {
+		p, err := a.startPolicies(ctx, e, n)
+		if err != nil {
+			return err
+		}
+		if err := a.openPodNetwork(ctx, r, p); err != nil {
+			return err
+		}
+		look = func(ctx context.Context) []apply.Health { return append(r.Tick(ctx), policyHealth(p)) }
+	}
+	if err := a.awaitNode(ctx, r, c, n); err != nil {
 		return err
 	}
-	if err := a.openPodNetwork(ctx, r, c, n, p); err != nil {
-		return err
-	}
-	return a.platform(ctx, u, r, n, c, p)
+	return a.platform(ctx, u, r, n, c, look)
 }
 
 // appliance is a node without Kubernetes: it is healthy once it is up.

@@ -129,8 +129,16 @@ func (a *agent) machine(ctx context.Context, c node.Config) (update.Machine, err
 		m.Stop, m.Start = nothing, nothing
 		return m, nil
 	}
-	m.Datastore = "/var/lib/etcd"
-	m.Stop = a.stopEngine
+	// An engine that this agent does not know fails where it is started: a release
+	// on trial with it must be able to go back.
+	e, err := engineOf(c.Engine.Name)
+	m.Datastore, m.Beside = e.datastore, e.beside
+	m.Stop = func(ctx context.Context) error {
+		if err != nil {
+			return err
+		}
+		return a.stopEngine(ctx, e)
+	}
 	// The way up from a stopped engine is that of a start of the agent.
 	m.Start = func(context.Context) error { return errRestart }
 	return m, nil
@@ -139,10 +147,10 @@ func (a *agent) machine(ctx context.Context, c node.Config) (update.Machine, err
 // errRestart ends `run`, for systemd to start it again.
 var errRestart = errors.New("the engine was stopped: starting over")
 
-// stopEngine ends the kubelet and then every pod, the control plane's too.
-func (a *agent) stopEngine(ctx context.Context) error {
-	for _, arg := range [][]string{{"stop", "kubelet.service"}, {"stop", "kubepods.slice"}, {"stop", "containerd.service"}} {
-		if err := a.exec(ctx, "/usr/bin/systemctl", arg...); err != nil {
+// stopEngine ends what starts pods, and then every pod, the control plane's too.
+func (a *agent) stopEngine(ctx context.Context, e engine) error {
+	for _, unit := range e.stop {
+		if err := a.exec(ctx, "/usr/bin/systemctl", "stop", unit); err != nil {
 			return err
 		}
 	}

@@ -59,6 +59,9 @@ func (a *app) build(ctx context.Context) error {
 	if missing := airgap.MissingImages(l, s); len(missing) > 0 {
 		return fmt.Errorf("cannot build: the store does not have these images whole:\n  %s\nhint: run \"holdfast collect\"", strings.Join(missing, "\n  "))
 	}
+	if missing := airgap.MissingEngine(l, s); len(missing) > 0 {
+		return fmt.Errorf("cannot build: the store does not have these files of %s %s:\n  %s\nhint: run \"holdfast collect\"", l.Engine.Name, l.Engine.Version, strings.Join(missing, "\n  "))
+	}
 	keys, err := a.signingKeys(in)
 	if err != nil {
 		return err
@@ -180,7 +183,7 @@ func (b builder) outName() string {
 func (b builder) compile(ctx context.Context) (map[string]store.Content, error) {
 	done := b.step("compile")
 	report := b.counter("compile")
-	programs := map[string]store.Content{}
+	programs := b.released()
 	for i, r := range b.in.recipes {
 		report(i, len(b.in.recipes), r.Name)
 		out, err := b.compileRecipe(ctx, r)

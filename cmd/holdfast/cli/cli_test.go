@@ -22,6 +22,7 @@ import (
 
 	"holdfast.dev/holdfast/cmd/holdfast/cli"
 	"holdfast.dev/holdfast/qemu-tests/distribution"
+	"holdfast.dev/holdfast/qemu-tests/k3srelease"
 )
 
 func TestMain(m *testing.M) {
@@ -47,6 +48,7 @@ func TestMain(m *testing.M) {
 //	jsonlines                      wants one JSON object in each line of the last output
 //	smalldisk DIR SIZE             mounts a small disk, where the condition [mount] holds
 //	loop VARIABLE FILE SIZE        makes a disk, where the condition [loop] holds
+//	k3sfiles DIR                   makes the release files of a k3s that is none
 //	flashuntil STEP SITE IMAGE DISK  flashes until a step begins
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -58,6 +60,7 @@ func TestScripts(t *testing.T) {
 			"exits": exits, "mirror": mirrorCmd, "site": siteCmd, "bundle": bundleCmd, "composed": composedCmd, "statement": statementCmd,
 			"flip": flip, "shorten": shorten, "extra": extra, "spoilstore": spoilStore, "jsonlines": jsonLines, "smalldisk": smallDisk,
 			"loop": loopCmd, "flashuntil": flashUntil, "registry": registryCmd, "expand": expand, "chart": chartCmd,
+			"k3sfiles": k3sFilesCmd,
 		},
 	})
 }
@@ -187,6 +190,10 @@ func mirrorCmd(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("mirror %s: not known", what)
 	}
 	ts.Check(err)
+}
+
+func k3sFilesCmd(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(k3srelease.Write(ts.MkAbs(args[0])))
 }
 
 func siteCmd(ts *testscript.TestScript, _ bool, args []string) {

@@ -24,7 +24,7 @@ func (b builder) images(ctx context.Context, programs map[string]store.Content) 
 	var out []bundles.Image
 	for _, c := range b.in.components {
 		for _, im := range c.Images {
-			if _, fetched := b.lock.Image(im.Name); fetched {
+			if b.fetched(c, im) {
 				continue
 			}
 			spec, err := b.container(c, im, programs)
@@ -39,10 +39,19 @@ func (b builder) images(ctx context.Context, programs map[string]store.Content) 
 		}
 	}
 	for _, im := range b.lock.Images {
+		if slices.ContainsFunc(out, func(o bundles.Image) bool { return o.Name == im.Name }) {
+			continue // of the engine, and composed in its place
+		}
 		out = append(out, bundles.Image{Name: im.Name, Component: ownImage(im), MediaType: im.MediaType, Manifest: im.Content})
 	}
 	done(fmt.Sprintf("%d images", len(out)))
 	return out, nil
+}
+
+// fetched reports whether the lock has im of c as its project made it.
+func (b builder) fetched(c catalog.Component, im catalog.Image) bool {
+	l, ok := b.lock.Image(im.Name)
+	return ok && l.Component == c.Name
 }
 
 // digests gives each image's digest by all that manifests may call it: its
@@ -215,7 +224,7 @@ func (b builder) nodeConfig(images []bundles.Image, digests map[string]store.Dig
 	c := node.Config{
 		Name: s.Name, Release: int(s.Release), Zone: s.Zone, Domain: s.Domain, Epoch: b.lock.Epoch,
 		LabAccess: b.in.rules.LabAccess,
-		Engine:    node.Engine{Name: s.Kubernetes.Engine, Version: s.Kubernetes.Version},
+		Engine:    node.Engine{Name: s.Kubernetes.Engine, Version: s.Kubernetes.Version, Disable: s.Kubernetes.Disable},
 	}
 	c.Updates.HealthyWithin = s.Updates.HealthyWithin
 	for _, n := range s.Nodes {
@@ -230,6 +239,7 @@ func (b builder) nodeConfig(images []bundles.Image, digests map[string]store.Dig
 			c.Engine.Pause = im.Name
 		}
 	}
+	c.Components = addonComponents(s.Kubernetes)
 	for _, k := range slices.Concat(b.in.components, b.in.own) {
 		nc, err := nodeComponent(k, digests)
 		if err != nil {

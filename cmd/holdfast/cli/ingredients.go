@@ -29,6 +29,9 @@ func (b builder) ingredients(images []bundles.Image, programs map[string]store.C
 	host := ingredients{}
 	var used []catalog.GoProgram
 	for _, p := range b.in.programs {
+		if p.Recipe == releasePrograms {
+			continue
+		}
 		used = append(used, catalog.GoProgram{Recipe: p.Recipe, Program: p.Name})
 	}
 	var err error
@@ -45,7 +48,7 @@ func (b builder) ingredients(images []bundles.Image, programs map[string]store.C
 	for _, c := range b.in.components {
 		for _, im := range c.Images {
 			i := slices.IndexFunc(images, func(x bundles.Image) bool { return x.Name == im.Name })
-			if _, fetched := b.lock.Image(im.Name); fetched || i < 0 {
+			if b.fetched(c, im) || i < 0 {
 				continue
 			}
 			one := ingredients{image: images[i], archives: im.Source.Maven}

@@ -48,8 +48,10 @@ type inputs struct {
 	skipped      []string              // hooks that are left out, for the user
 }
 
-// engineComponents are what each engine consists of.
+// engineComponents are the components that each engine consists of. k3s brings
+// its own; see provided.
 var engineComponents = map[string][]string{
+	"k3s":     {},
 	"kubeadm": {"kubernetes", "containerd", "kube-proxy", "coredns", "storage"},
 	"none":    {},
 }
@@ -91,7 +93,7 @@ func (a *app) load() (inputs, error) {
 		names = append(names, c.Name)
 		origins[c.Name] = c.Origin
 	}
-	if in.components, err = catalog.Order(names); err != nil {
+	if in.components, err = catalog.Order(names, provided(in.site.Kubernetes)...); err != nil {
 		return in, err
 	}
 	if in.components, err = catalog.Wire(in.words().Of(in.components)); err != nil {
@@ -123,8 +125,9 @@ func (in inputs) words() catalog.Site {
 func supported(s overlays.Site, r overlays.Rules, known []catalog.Component) error {
 	var errs []error
 	if _, ok := engineComponents[s.Kubernetes.Engine]; !ok {
-		errs = append(errs, fmt.Errorf("cannot build for engine %s: it comes later\nhint: set kubernetes.engine: kubeadm", s.Kubernetes.Engine))
+		errs = append(errs, fmt.Errorf("internal error: no engine %q", s.Kubernetes.Engine))
 	}
+	errs = append(errs, notTwice(s))
 	origins := map[string]string{}
 	for _, c := range s.Components {
 		origins[c.Name] = c.Origin
@@ -216,6 +219,7 @@ func (in *inputs) ask(dir string, recipes []gobuild.Recipe, origins map[string]s
 		return fmt.Errorf("internal error: the catalog has no recipe %q", r)
 	}
 	in.request.Recipes = in.recipes
+	in.askEngine(dir)
 	return errors.Join(in.askImages(dir), in.localFiles(dir), in.askCharts(dir))
 }
 

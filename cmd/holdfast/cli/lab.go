@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast.dev/holdfast/image"
 	"holdfast.dev/holdfast/overlays"
 	"holdfast.dev/holdfast/qemu-tests/lab"
 )
@@ -196,8 +197,9 @@ func (a *app) kubectl(ctx context.Context, args []string) error {
 	if err := os.WriteFile(name, config, 0o600); err != nil {
 		return fmt.Errorf("cannot write kubeconfig: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+name)
+	cmd := exec.CommandContext(ctx, program[0], append(program[1:], args...)...)
+	// k3s unpacks its programs first; here they go with the lab.
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+name, "K3S_DATA_DIR="+filepath.Join(a.labDir(), "k3s"))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = a.Stdin, a.Stdout, a.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("kubectl: %w", err)
@@ -205,29 +207,34 @@ func (a *app) kubectl(ctx context.Context, args []string) error {
 	return nil
 }
 
-// kubectlProgram takes kubectl out of the release that the lab runs.
-func (a *app) kubectlProgram() (string, error) {
+// kubectlProgram takes kubectl out of the release that the lab runs; it may have
+// arguments that come first.
+func (a *app) kubectlProgram() ([]string, error) {
 	site, err := overlays.Load(a.dir)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	doc, err := os.ReadFile(filepath.Join(a.outDir(), fmt.Sprintf("%s-%d.json", site.Name, site.Release)))
 	if err != nil {
-		return "", fmt.Errorf("cannot find the release: %w\nhint: run \"holdfast build\"", err)
+		return nil, fmt.Errorf("cannot find the release: %w\nhint: run \"holdfast build\"", err)
 	}
 	var r Result
 	if err := json.Unmarshal(doc, &r); err != nil {
-		return "", fmt.Errorf("cannot read the release: %w", err)
+		return nil, fmt.Errorf("cannot read the release: %w", err)
 	}
 	name := filepath.Join(a.labDir(), "kubectl-"+r.OS.Root.Raw.Digest.Hex()[:16])
+	inRoot, program := "usr/bin/kubectl", []string{name}
+	if site.Kubernetes.Engine == "k3s" {
+		inRoot, program = image.K3s, []string{name, "kubectl"} // it is many programs in one
+	}
 	if _, err := os.Stat(name); err == nil {
-		return name, nil
+		return program, nil
 	}
 	s, err := a.cache()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return name, extract(s, r.OS.Root.Raw, "usr/bin/kubectl", name)
+	return program, extract(s, r.OS.Root.Raw, inRoot, name)
 }
 
 func (a *app) labConsole() *cobra.Command {

@@ -45,7 +45,7 @@ with --upstream also whether all is still to be had, and what is newer.`,
 			return a.lock(c.Context(), update, accept)
 		},
 	}
-	c.Flags().StringArrayVar(&update, "update", nil, "an input to move to what is there now: a package or an image by its name, a chart as \"chart/NAME\", \"gone\" (only what is no longer to be had), \"debian\", \"images\", \"charts\", or \"all\"")
+	c.Flags().StringArrayVar(&update, "update", nil, "an input to move to what is there now: a package or an image by its name, a chart as \"chart/NAME\", \"gone\" (only what is no longer to be had), \"debian\", \"images\", \"charts\", \"k3s\" (its release files), or \"all\"")
 	c.Flags().BoolVar(&check, "check", false, "only say whether site.yaml and site.lock agree")
 	c.Flags().BoolVar(&upstream, "upstream", false, "with --check: ask archives and registries too")
 	c.Flags().BoolVar(&accept, "accept-scripts", false, "accept maintainer scripts that nobody has reviewed; the lock records it")

@@ -70,6 +70,9 @@ func (b builder) releaseStatement(in bundles.ReleaseInput, made []ingredients) (
 		"archives": b.lock.Archives, "files": b.lock.Files, "holdfast": Version,
 		"scriptsAcceptedUnread": acceptedUnread(b.lock.Packages),
 	}
+	if b.lock.Engine.Name != "" {
+		internal["engine"] = b.lock.Engine
+	}
 	if len(b.lock.Images) > 0 {
 		internal["images"] = b.lock.Images
 	}
@@ -157,6 +160,11 @@ func (b builder) lockedResources() []provenance.Resource {
 	}
 	for _, f := range b.lock.Files {
 		out = append(out, provenance.Resource{Name: f.Name, Digest: provenance.SHA256(string(f.Digest))})
+	}
+	for _, f := range b.lock.Engine.Files {
+		out = append(out, provenance.Resource{
+			Name: b.lock.Engine.Name + "/" + f.Name, Digest: provenance.SHA256(string(f.Digest)), Annotations: map[string]any{"version": b.lock.Engine.Version},
+		})
 	}
 	for _, c := range b.lock.Charts {
 		out = append(out, provenance.Resource{Name: "chart/" + c.Name, Digest: provenance.SHA256(string(c.Digest)), Annotations: map[string]any{"from": c.From}})

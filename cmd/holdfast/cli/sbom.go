@@ -27,6 +27,7 @@ func (b builder) sbom(o image.OS, made []ingredients, read []inventory.Contents)
 		p := sbom.Package{Kind: sbom.Image, Name: in.image.Name, SHA256: in.image.Manifest.Digest.Hex(), Contains: b.contained(in)}
 		if i == 0 {
 			p.Kind, p.Name, p.SHA256 = sbom.File, "root.erofs", o.Root.Raw.Digest.Hex()
+			p.Contains = append(p.Contains, b.releasedPackages()...)
 		}
 		all = append(all, p)
 	}
@@ -69,6 +70,18 @@ func (b builder) contained(in ingredients) []sbom.Package {
 	}
 	for _, a := range in.archives {
 		out = append(out, mavenPackage(a))
+	}
+	return out
+}
+
+// releasedPackages are the engine's programs as its project released them; what
+// is in them is not known here.
+func (b builder) releasedPackages() []sbom.Package {
+	var out []sbom.Package
+	for _, p := range b.in.programs {
+		if c, ok := b.released()[p.Recipe+"/"+p.Name]; ok {
+			out = append(out, sbom.Package{Kind: sbom.File, Name: "/" + p.Path, Version: b.lock.Engine.Version, SHA256: c.Digest.Hex()})
+		}
 	}
 	return out
 }

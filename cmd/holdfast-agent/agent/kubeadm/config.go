@@ -39,8 +39,8 @@ const leafValidity = "43800h0m0s"
 // must be within logind's InhibitDelayMaxSec in the image, as the kubelet would
 // raise that in a root that is read-only, and then not do its part at all.
 const (
-	shutdownPeriod         = "40s"
-	shutdownPeriodCritical = "10s" // of it
+	ShutdownPeriod         = "40s"
+	ShutdownPeriodCritical = "10s" // of it
 )
 
 // Pods stopped by a reboot stay in the list as failed ones; the oldest beyond
@@ -142,8 +142,8 @@ func kubeletConfig() m {
 		// The image's sysctl.d sets what the kubelet wants; a difference is a fault.
 		"protectKernelDefaults": true,
 
-		"shutdownGracePeriod":             shutdownPeriod,
-		"shutdownGracePeriodCriticalPods": shutdownPeriodCritical,
+		"shutdownGracePeriod":             ShutdownPeriod,
+		"shutdownGracePeriodCriticalPods": ShutdownPeriodCritical,
 	}
 }
 

@@ -36,9 +36,10 @@ const NoEngine = "none"
 
 // Engine is the Kubernetes distribution of the release.
 type Engine struct {
-	Name    string `json:"name"`
-	Version string `json:"version"`
-	Pause   string `json:"pause"` // full name of the sandbox image, with tag
+	Name    string   `json:"name"`
+	Version string   `json:"version"`
+	Pause   string   `json:"pause"`             // full name of the sandbox image, with tag; not for k3s
+	Disable []string `json:"disable,omitempty"` // add-ons of k3s that are switched off
 }
 
 // Node is one machine of the site.

@@ -17,10 +17,13 @@ func (m Machine) copyDatastore(release uint64) error {
 	if err := os.RemoveAll(to); err != nil {
 		return fmt.Errorf("cannot copy the datastore: %w", err)
 	}
+	if err := os.RemoveAll(besideOf(to)); err != nil {
+		return fmt.Errorf("cannot copy the datastore: %w", err)
+	}
 	if err := m.replace(m.datastore(), to); err != nil {
 		return fmt.Errorf("cannot copy the datastore: %w", err)
 	}
-	return nil
+	return m.copyBeside(to)
 }
 
 // restoreDatastore puts the copy in the datastore's place; the copy stays, so
@@ -34,6 +37,9 @@ func (m Machine) restoreDatastore(release uint64) error {
 		return nil
 	}
 	if err := m.replace(from, m.datastore()); err != nil {
+		return fmt.Errorf("cannot restore the datastore of release %d: %w", release, err)
+	}
+	if err := m.restoreBeside(from); err != nil {
 		return fmt.Errorf("cannot restore the datastore of release %d: %w", release, err)
 	}
 	return nil

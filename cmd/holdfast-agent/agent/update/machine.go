@@ -35,7 +35,8 @@ type Machine struct {
 	Device    string // the whole disk
 	Store     string // directory that blobs are imported into
 	Layouts   []string
-	Datastore string // the engine's, "" if it has none
+	Datastore string   // the engine's, "" if it has none
+	Beside    []string // files without which a copy of it cannot be used, as far as they are there
 	Now       func() time.Time
 	Progress  func(what string, done, total int64)
 

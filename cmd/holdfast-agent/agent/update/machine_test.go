@@ -105,6 +105,48 @@ func TestDatastore(t *testing.T) {
 	}
 }
 
+// What a copy of the datastore cannot be used without goes with it, and one that
+// was not there is not missed.
+func TestBesideTheDatastore(t *testing.T) {
+	const token, keys, late = "/var/lib/rancher/k3s/server/token", "/var/lib/rancher/k3s/server/cred/encryption-config.json", "/var/lib/rancher/k3s/server/cred/late.json"
+	m := node(t, map[string]string{"/var/lib/rancher/k3s/server/db/state.db": "old", token: "old token", keys: "old keys"})
+	m.Datastore, m.Beside = "/var/lib/rancher/k3s/server/db", []string{token, keys, late}
+	if err := m.copyDatastore(4); err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string]string{m.Datastore + "/state.db": "new", m.Datastore + "/state.db-wal": "new", token: "new", late: "new"} {
+		if err := os.WriteFile(m.path(name), []byte(b), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(m.path(keys)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := m.restoreDatastore(4); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{m.Datastore + "/state.db": "old", token: "old token", keys: "old keys", late: "new"} {
+			if b, err := os.ReadFile(m.path(name)); err != nil || string(b) != want {
+				t.Errorf("%s is %q (%v), want %q", name, b, err, want)
+			}
+		}
+		if got := names(t, m.path(m.Datastore)); !slices.Equal(got, []string{"state.db"}) {
+			t.Errorf("the datastore has %q", got)
+		}
+	}
+	// A copy that is made again has nothing of the one before.
+	if err := os.Remove(m.path(token)); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.copyDatastore(4); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(t, m.path(DatastoreDir+"/4.beside")); len(got) != 2 {
+		t.Errorf("copied are %q", got)
+	}
+}
+
 // A node without an engine has nothing to copy, and nothing to miss.
 func TestNoDatastore(t *testing.T) {
 	m := node(t, nil)

@@ -1,0 +1,110 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/containerd"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/k3s"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/kubeadm"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
+)
+
+// engine is what the agent has to know of a Kubernetes distribution; all else
+// is the same for each.
+type engine struct {
+	adminConf string   // kubeconfig of an administrator
+	socket    string   // of the container runtime
+	datastore string   // a directory
+	beside    []string // files without which a copy of datastore cannot be used
+	stop      []string // units, in the order in which an update stops them
+	// files gives what the engine reads on node n, by path. The directories of
+	// stale are removed first: what another release wrote would be read too.
+	files func(c node.Config, n node.Node) (map[string][]byte, error)
+	stale []string
+	// up starts it, with the release's images unpacked, and returns when the API
+	// server may be waited for. Its only error is ctx's.
+	up func(ctx context.Context, a *agent, e engine, c node.Config, n node.Node) error
+	// agentNetwork: the agent lets pods onto the network and enforces network
+	// policies. Other engines do both themselves.
+	agentNetwork bool
+}
+
+// engineOf returns the answers for the engine of that name.
+func engineOf(name string) (engine, error) {
+	switch name {
+	case "kubeadm":
+		return engine{
+			adminConf: kubeadm.AdminConf, socket: containerd.Socket, datastore: "/var/lib/etcd",
+			stop:  []string{"kubelet.service", "kubepods.slice", "containerd.service"},
+			files: kubeadmFiles, stale: []string{kubeadm.PatchesDir},
+			up: upKubeadm, agentNetwork: true,
+		}, nil
+	case "k3s":
+		return engine{
+			adminConf: k3s.AdminConf, socket: k3s.Socket, datastore: k3s.Datastore, beside: k3s.DatastoreFiles(),
+			stop:  []string{k3s.Unit, "kubepods.slice"}, // it leaves pods running
+			files: k3sFiles, stale: []string{k3s.ConfigDir},
+			up: upK3s,
+		}, nil
+	}
+	return engine{}, fmt.Errorf("cannot start engine %q: this agent knows kubeadm and k3s", name)
+}
+
+func k3sFiles(c node.Config, n node.Node) (map[string][]byte, error) {
+	return k3s.Files(c, n, "http://"+listenAt)
+}
+
+// upKubeadm starts containerd, and with it and kubeadm the control plane.
+func upKubeadm(ctx context.Context, a *agent, e engine, c node.Config, n node.Node) error {
+	if err := a.insist(ctx, status.EngineUp, "start containerd", func() error { return a.startContainerd(ctx, e, c, n) }); err != nil {
+		return err
+	}
+	if err := a.insist(ctx, status.EngineUp, "pull images", func() error { return a.pullImages(ctx, e, c.Images) }); err != nil {
+		return err
+	}
+	up := kubeadm.Node{Root: a.host.Root, Say: a.Say, Run: func(ctx context.Context, line func(string), name string, arg ...string) error {
+		return a.host.Run(ctx, func(s string) { a.log.Info(s, "from", name); line(s) }, name, arg...)
+	}}
+	return a.insist(ctx, status.EngineUp, "start the control plane", func() error { return up.Up(ctx) })
+}
+
+// upK3s starts k3s, which starts its own containerd once its API server works;
+// images are unpacked then, beside the pods that begin to ask for them.
+func upK3s(ctx context.Context, a *agent, e engine, c node.Config, n node.Node) error {
+	err := a.insist(ctx, status.EngineUp, "start k3s", func() error {
+		if err := a.writeEngine(e, c, n); err != nil {
+			return err
+		}
+		return a.exec(ctx, "/usr/bin/systemctl", "--no-block", "start", k3s.Unit)
+	})
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct{ what, name string }{{"k3s", e.adminConf}, {"k3s's container runtime", e.socket}} {
+		err := a.await(ctx, f.what, func() error {
+			_, err := os.Stat(a.host.path(f.name))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return a.insist(ctx, status.EngineUp, "pull images", func() error { return a.pullImages(ctx, e, c.Images) })
+}
+
+// writeEngine writes the engine's files anew.
+func (a *agent) writeEngine(e engine, c node.Config, n node.Node) error {
+	files, err := e.files(c, n)
+	if err != nil {
+		return err
+	}
+	for _, d := range e.stale {
+		if err := os.RemoveAll(a.host.path(d)); err != nil {
+			return fmt.Errorf("cannot remove what another release left: %w", err)
+		}
+	}
+	return a.writeFiles(files)
+}
