@@ -96,9 +96,10 @@ func (l *loader) kustomization(dir string, around []string) {
 		l.fail(file, "%w", err)
 		return
 	}
+	k.FixKustomization() // old fields become new ones
 	l.refuse(file, k)
 	around = slices.Concat(around, []string{dir})
-	for _, r := range slices.Concat(k.Resources, k.Bases, k.Components) {
+	for _, r := range slices.Concat(k.Resources, k.Components) {
 		l.resource(file, r, around)
 	}
 	for _, r := range references(k) {
@@ -112,7 +113,7 @@ func (l *loader) refuse(file string, k types.Kustomization) {
 		used              bool
 		name, why, remedy string
 	}{
-		{len(k.HelmCharts) > 0 || len(k.HelmChartInflationGenerator) > 0 || k.HelmGlobals != nil, "helmCharts", "runs the program helm", "list the chart under charts in site.yaml"},
+		{len(k.HelmCharts) > 0 || k.HelmGlobals != nil, "helmCharts", "runs the program helm", "list the chart under charts in site.yaml"},
 		{len(k.Generators) > 0, "generators", "may run programs", "write what it makes as resources, or use configMapGenerator"},
 		{len(k.Transformers) > 0, "transformers", "may run programs", "use patches, labels, images and the like in the kustomization itself"},
 		{len(k.Validators) > 0, "validators", "may run programs", "remove it"},
@@ -127,9 +128,11 @@ func (l *loader) refuse(file string, k types.Kustomization) {
 // references are the files that a kustomization names, resources left out.
 func references(k types.Kustomization) []string {
 	out := slices.Concat(k.Crds, k.Configurations)
+	//lint:ignore SA1019 files that people have use it, and the library takes it
 	for _, p := range slices.Concat(k.Patches, k.PatchesJson6902) {
 		out = append(out, p.Path)
 	}
+	//lint:ignore SA1019 the same
 	for _, p := range k.PatchesStrategicMerge {
 		if s := string(p); !strings.Contains(s, "\n") && !strings.Contains(s, ": ") { // else it is the patch
 			out = append(out, s)
@@ -145,7 +148,7 @@ func references(k types.Kustomization) []string {
 			}
 			out = append(out, f)
 		}
-		out = append(append(out, g.EnvSources...), g.EnvSource)
+		out = append(out, g.EnvSources...)
 	}
 	out = append(out, k.OpenAPI["path"])
 	return slices.DeleteFunc(out, func(s string) bool { return s == "" })
