@@ -26,6 +26,9 @@ func (a *agent) bringUpEngine(ctx context.Context, e engine, c node.Config, n no
 	var cluster *apply.Cluster
 	err := a.insist(ctx, status.EngineUp, "use the cluster", func() (err error) {
 		cluster, err = apply.Connect(a.host.path(e.adminConf))
+		if err == nil && e.agentNetwork { // k3s has a controller for that
+			cluster.Address = n.IP()
+		}
 		return err
 	})
 	if err != nil {

@@ -41,6 +41,9 @@ func (a *agent) platform(ctx context.Context, u *updates, r *apply.Reconciler, n
 		if healthy {
 			d = tickIdle
 			a.healthy(ctx, u)
+			if u.is() != install.OnTrial && r.Release() {
+				a.Say("users' ingress is open again")
+			}
 			if !pruned && u.is() == install.Normal {
 				pruned = a.prune(ctx, r)
 			}

@@ -102,6 +102,12 @@ func (a *agent) bringUp(ctx context.Context, u *updates) error {
 	if err != nil {
 		return err
 	}
+	if u.is() == install.OnTrial {
+		err := a.insist(ctx, status.Components, "keep users' ingress closed", func() error { return r.Withhold(ctx) })
+		if err != nil {
+			return err
+		}
+	}
 	look := r.Tick
 	if e.agentNetwork {
 		p, err := a.startPolicies(ctx, e, n)

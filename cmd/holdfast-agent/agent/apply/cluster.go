@@ -30,6 +30,10 @@ const FieldManager = "holdfast"
 
 // Cluster is the node's API server.
 type Cluster struct {
+	// Address is the node's, and what an applied Service of type LoadBalancer is
+	// reached at; empty, those are left alone.
+	Address string
+
 	rest   rest.Interface
 	dyn    dynamic.Interface
 	mapper *restmapper.DeferredDiscoveryRESTMapper
@@ -58,7 +62,8 @@ func New(cfg *rest.Config) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot use the API server: %w", err)
 	}
-	return &Cluster{disc.RESTClient(), dyn, restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disc))}, nil
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disc))
+	return &Cluster{rest: disc.RESTClient(), dyn: dyn, mapper: mapper}, nil
 }
 
 // Roles is the API server's check that the roles of its version are there. It
@@ -110,12 +115,30 @@ func (c *Cluster) Apply(ctx context.Context, o *unstructured.Unstructured) error
 		case o.GetKind() == "CustomResourceDefinition":
 			err = wait(ctx, r, o.GetName(), crdEstablished)
 			c.mapper.Reset()
+		case c.Address != "" && isLoadBalancer(o):
+			_, err = r.ApplyStatus(ctx, o.GetName(), reachedAt(o, c.Address), metav1.ApplyOptions{FieldManager: FieldManager, Force: true})
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("cannot apply %s: %w", objectName(o), err)
 	}
 	return nil
+}
+
+func isLoadBalancer(o *unstructured.Unstructured) bool {
+	kind, _, _ := unstructured.NestedString(o.Object, "spec", "type")
+	return o.GroupVersionKind() == corev1.SchemeGroupVersion.WithKind("Service") && kind == string(corev1.ServiceTypeLoadBalancer)
+}
+
+// reachedAt is the status of a service that kube-proxy answers for at address.
+func reachedAt(o *unstructured.Unstructured, address string) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": o.GetAPIVersion(), "kind": o.GetKind(),
+		"metadata": map[string]any{"name": o.GetName(), "namespace": o.GetNamespace()},
+		"status": map[string]any{"loadBalancer": map[string]any{
+			"ingress": []any{map[string]any{"ip": address, "ipMode": string(corev1.LoadBalancerIPModeVIP)}},
+		}},
+	}}
 }
 
 func objectName(o *unstructured.Unstructured) string {

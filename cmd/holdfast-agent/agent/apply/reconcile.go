@@ -56,6 +56,7 @@ type Reconciler struct {
 	now     func() time.Time
 
 	inventory bool // is saved
+	withheld  bool // what is for a confirmed release
 	parts     []*part
 }
 
@@ -193,7 +194,7 @@ func (r *Reconciler) apply(ctx context.Context, p *part) (waits string, err erro
 		return waits, errors.Join(errs...)
 	}
 	for _, o := range p.Objects {
-		if !isNamespace(o) && !p.isFirst(o) {
+		if !isNamespace(o) && !p.isFirst(o) && !(r.withheld && whenConfirmed(o)) {
 			errs = append(errs, r.target.Apply(ctx, o))
 		}
 	}
