@@ -19,7 +19,7 @@ func TestOrderWithProvided(t *testing.T) {
 			t.Error("keycloak does not wait for names")
 		}
 	}
-	if !slices.Equal(names, []string{"postgresql", "keycloak"}) {
+	if !slices.Equal(names, []string{"certificates", "ingress", "postgresql", "keycloak"}) {
 		t.Errorf("got %q", names)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ func (a *agent) bringUpEngine(ctx context.Context, e engine, c node.Config, n no
 	var cluster *apply.Cluster
 	err := a.insist(ctx, status.EngineUp, "use the cluster", func() (err error) {
 		cluster, err = apply.Connect(a.host.path(e.adminConf))
-		if err == nil && e.agentNetwork { // k3s has a controller for that
+		if err == nil && (e.agentNetwork || slices.Contains(c.Engine.Disable, "servicelb")) { // k3s has servicelb for that
 			cluster.Address = n.IP()
 		}
 		return err

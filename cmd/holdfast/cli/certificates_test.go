@@ -51,6 +51,11 @@ func TestCertificates(t *testing.T) {
 		"rules": [{"host": "app.demo.example", "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "app", "port": {"number": 80}}}}]}}]}}`, "apply", "-f", "-")
 	verifies(t, s.secret(t, "web", "app", nil), root, "app.demo.example")
 
+	// Nobody but the platform gets one for its names, or past a Certificate.
+	s.until(t, "are the platform's", certificate("web", "id", "ID.source.example"), "apply", "--dry-run=server", "-f", "-")
+	s.until(t, "made by cert-manager", `{"apiVersion": "cert-manager.io/v1", "kind": "CertificateRequest", "metadata": {"name": "id", "namespace": "web"}, "spec": {
+		"request": "YQ==", "issuerRef": {"kind": "ClusterIssuer", "name": "site"}}}`, "apply", "--dry-run=server", "-f", "-")
+
 	for _, bad := range []string{`{}`, `{"ca": {"secretName": "x"}, "selfSigned": {}}`, `{"ca": {}}`} {
 		out, err := s.try(`{"apiVersion": "cert-manager.io/v1", "kind": "ClusterIssuer", "metadata": {"name": "bad"}, "spec": `+bad+`}`, "apply", "-f", "-")
 		if err == nil || !strings.Contains(out, "invalid") {
@@ -60,10 +65,10 @@ func TestCertificates(t *testing.T) {
 	// An authority that is not there is named, and what waits for it goes on
 	// when it comes.
 	s.kubectl(t, `{"apiVersion": "cert-manager.io/v1", "kind": "Issuer", "metadata": {"name": "own", "namespace": "web"}, "spec": {"ca": {"secretName": "own-authority"}}}`, "apply", "-f", "-")
-	s.until(t, `"own-authority" not found`, "-n", "web", "get", "issuer", "own", "-o", "jsonpath={.status.conditions[*].message}")
+	s.until(t, `"own-authority" not found`, "", "-n", "web", "get", "issuer", "own", "-o", "jsonpath={.status.conditions[*].message}")
 	own := strings.Replace(certificate("web", "own-authority", "", "isCA: true", "commonName: own"), "dnsNames: []", "", 1)
 	s.kubectl(t, own, "apply", "-f", "-")
-	s.until(t, "True", "-n", "web", "get", "issuer", "own", "-o", "jsonpath={.status.conditions[*].status}")
+	s.until(t, "True", "", "-n", "web", "get", "issuer", "own", "-o", "jsonpath={.status.conditions[*].status}")
 }
 
 // certificate asks the site's issuer for one, which is in a secret of its name.

@@ -28,6 +28,7 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"holdfast": func() { os.Exit(cli.Run(context.Background(), cli.System(), os.Args[1:])) },
+		"front":    front,
 	})
 }
 

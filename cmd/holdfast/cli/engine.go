@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"holdfast.dev/holdfast/airgap"
 	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/image"
 	"holdfast.dev/holdfast/overlays"
@@ -73,6 +76,24 @@ func notTwice(s overlays.Site) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// oneIngress refuses the catalog's ingress beside parts of k3s: its own wants the
+// same ports of the node, and its names lack the site's.
+func oneIngress(k overlays.Kubernetes, components []catalog.Component) error {
+	if !slices.ContainsFunc(components, func(c catalog.Component) bool { return c.Name == "ingress" }) {
+		return nil
+	}
+	var both []string
+	for _, a := range []string{"coredns", "servicelb", "traefik"} {
+		if k.Has(a) {
+			both = append(both, a)
+		}
+	}
+	if len(both) == 0 {
+		return nil
+	}
+	return fmt.Errorf("cannot add component ingress beside parts of k3s: ports 80 and 443 of the node and the names of the domain would be theirs\nhint: list %s under kubernetes.disable in site.yaml", strings.Join(both, ", "))
 }
 
 // askEngine asks for the engine's release files.

@@ -2,8 +2,10 @@ package cli_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
+	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/cmd/holdfast/cli"
 	"holdfast.dev/holdfast/overlays"
 )
@@ -27,6 +29,25 @@ func TestEngineComponents(t *testing.T) {
 		brought, watched := cli.EngineComponents(c.k)
 		if !slices.Equal(brought, c.brought) || !slices.Equal(watched, c.watched) {
 			t.Errorf("%+v brings %q, and %q is watched", c.k, brought, watched)
+		}
+	}
+}
+
+func TestOneIngress(t *testing.T) {
+	ingress := []catalog.Component{{Name: "postgresql"}, {Name: "ingress"}}
+	k3s := func(disable ...string) overlays.Kubernetes {
+		return overlays.Kubernetes{Engine: "k3s", Disable: disable}
+	}
+	err := cli.OneIngress(k3s("coredns"), ingress)
+	if err == nil || !strings.Contains(err.Error(), "list servicelb, traefik under kubernetes.disable") {
+		t.Errorf("error is %v", err)
+	}
+	for _, err := range []error{
+		cli.OneIngress(k3s("traefik", "servicelb", "coredns"), ingress), cli.OneIngress(k3s(), ingress[:1]),
+		cli.OneIngress(overlays.Kubernetes{Engine: "kubeadm"}, ingress),
+	} {
+		if err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
+	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/overlays"
 )
 
@@ -11,6 +12,11 @@ func Commands(h Host) *cobra.Command { return (&app{Host: h}).root() }
 
 // VarMin is what flash wants behind an image.
 const VarMin = varMin
+
+// OneIngress is what load says of an ingress beside k3s's own.
+func OneIngress(k overlays.Kubernetes, components []catalog.Component) error {
+	return oneIngress(k, components)
+}
 
 // EngineComponents are the names of what the site's engine brings itself, and of
 // what the agent watches of that.

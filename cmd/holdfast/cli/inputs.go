@@ -96,6 +96,9 @@ func (a *app) load() (inputs, error) {
 	if in.components, err = catalog.Order(names, provided(in.site.Kubernetes)...); err != nil {
 		return in, err
 	}
+	if err := oneIngress(in.site.Kubernetes, in.components); err != nil {
+		return in, err
+	}
 	if in.components, err = catalog.Wire(in.words().Of(in.components)); err != nil {
 		return in, err
 	}

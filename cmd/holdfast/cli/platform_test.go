@@ -2,10 +2,17 @@ package cli
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,6 +49,7 @@ func TestPlatform(t *testing.T) {
 		t.Skipf("no Maven repository: %v", err)
 	}
 	p := platform(t, "postgresql", "keycloak", "registry")
+	p.front(t)
 	postgres := p.start("StatefulSet", "postgresql", "postgresql")
 	postgres.until(t.Context(), 5*time.Minute, "listening", func() bool {
 		_, err := p.inside("bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/5432")
@@ -187,6 +195,25 @@ func platform(t *testing.T, components ...string) *pods {
 	return p
 }
 
+// front answers for the public names, by TLS.
+func (p *pods) front(t *testing.T) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "front"}, // curl wants an issuer's name
+		DNSNames: []string{"id.source.example", "registry.source.example"},
+		NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
+	must(t, err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	must(t, err)
+	p.trust = filepath.Join(t.TempDir(), "tls.crt")
+	must(t, os.WriteFile(p.trust, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644))
+	must(t, os.WriteFile(p.trust+".key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
+	background(t, "ip", "netns", "exec", p.netns, "front", p.trust, p.trust+".key",
+		"id.source.example=127.0.0.1:8080", "registry.source.example=127.0.0.1:5000")
+}
+
 // makeSecrets does what the agent does.
 func (p *pods) makeSecrets(c node.Component) {
 	for _, s := range c.Secrets {
@@ -197,7 +224,7 @@ func (p *pods) makeSecrets(c node.Component) {
 }
 
 const (
-	keycloakURL = "http://keycloak.keycloak.svc.cluster.local:8080"
+	keycloakURL = "https://id.source.example"
 	otpSecret   = "holdfast-test-secret"
 	password    = "correct horse battery"
 )
@@ -206,7 +233,7 @@ const (
 // answered and the code.
 func (p *pods) call(t *testing.T, bearer, path string, body any) (string, string) {
 	t.Helper()
-	args := []string{"-s", "-w", "\n%{http_code}", keycloakURL + path}
+	args := []string{"-s", "--cacert", p.trust, "-w", "\n%{http_code}", keycloakURL + path}
 	if bearer != "" {
 		args = append(args, "-H", "Authorization: Bearer "+bearer)
 	}
@@ -296,9 +323,12 @@ func (p *pods) image(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644))
 	index := fmt.Sprintf(`{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":%q,"size":%d,"annotations":{"org.opencontainers.image.ref.name":"it"}}]}`, m.Digest, m.Size)
 	must(t, os.WriteFile(filepath.Join(dir, "index.json"), []byte(index), 0o644))
-	const there = "docker://registry.registry.svc.cluster.local:5000/team/app:1"
+	const there = "docker://registry.source.example/team/app:1"
+	skopeo := func(args ...string) (string, error) {
+		return p.inside("env", append([]string{"SSL_CERT_FILE=" + p.trust, "skopeo"}, args...)...)
+	}
 	push := func(creds string) (string, error) {
-		return p.inside("skopeo", "copy", "--preserve-digests", "--dest-tls-verify=false", "--dest-creds", creds, "oci:"+dir+":it", there)
+		return skopeo("copy", "--preserve-digests", "--dest-creds", creds, "oci:"+dir+":it", there)
 	}
 	for _, bad := range []string{"other:wrong", "nobody:" + password} {
 		if out, err := push(bad); err == nil {
@@ -308,11 +338,11 @@ func (p *pods) image(t *testing.T) {
 	if out, err := push("dev:" + password); err != nil {
 		t.Fatalf("cannot push: %v: %s", err, out)
 	}
-	if out, err := p.inside("skopeo", "inspect", "--tls-verify=false", there); err == nil {
+	if out, err := skopeo("inspect", there); err == nil {
 		t.Errorf("seen without a password: %s", out)
 	}
 	back := filepath.Join(t.TempDir(), "back")
-	if out, err := p.inside("skopeo", "copy", "--src-tls-verify=false", "--src-creds", "dev:"+password, there, "dir:"+back); err != nil {
+	if out, err := skopeo("copy", "--src-creds", "dev:"+password, there, "dir:"+back); err != nil {
 		t.Fatalf("cannot pull: %v: %s", err, out)
 	}
 	got, err := os.ReadFile(filepath.Join(back, "manifest.json"))

@@ -30,6 +30,7 @@ type pods struct {
 	objects []object
 	secrets map[string]map[string]string // NAMESPACE/NAME
 	netns   string
+	trust   string // the certificate of what answers for the public names
 }
 
 type object struct {
@@ -64,7 +65,7 @@ type volume struct {
 }
 
 // hosts is what the cluster's names lead to here.
-const hosts = "127.0.0.1 localhost postgresql.postgresql.svc.cluster.local keycloak.keycloak.svc.cluster.local registry.registry.svc.cluster.local\n"
+const hosts = "127.0.0.1 localhost postgresql.postgresql.svc.cluster.local keycloak.keycloak.svc.cluster.local registry.registry.svc.cluster.local id.source.example registry.source.example\n"
 
 func newPods(t *testing.T, s *store.Store, images map[string]store.Content) *pods {
 	p := &pods{t: t, dir: t.TempDir(), store: s, images: images, secrets: map[string]map[string]string{}, netns: fmt.Sprintf("holdfast-%d", os.Getpid())}

@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -64,13 +63,23 @@ func startServer(t *testing.T) server {
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local", "--service-account-key-file="+dir+"/sa.key", "--service-account-signing-key-file="+dir+"/sa.key",
 		"--service-cluster-ip-range=10.96.0.0/12", "--token-auth-file="+dir+"/tokens", "--authorization-mode=RBAC")
 	s := server{programs["kubectl"], "https://" + secure}
-	for start := time.Now(); ; time.Sleep(time.Second) {
+	eventually(t, 3*time.Minute, "the API server is ready", func() (bool, string) {
 		out, err := s.try("", "get", "--raw=/readyz")
-		if err == nil {
-			return s
+		return err == nil, out
+	})
+	return s
+}
+
+// eventually waits until f holds; what it says otherwise ends the test.
+func eventually(t *testing.T, within time.Duration, what string, f func() (bool, string)) {
+	t.Helper()
+	for start := time.Now(); ; time.Sleep(300 * time.Millisecond) {
+		ok, said := f()
+		if ok {
+			return
 		}
-		if time.Since(start) > 3*time.Minute {
-			t.Fatalf("the API server does not get ready: %s", out)
+		if time.Since(start) > within {
+			t.Fatalf("not true within %v: %s: %s", within, what, said)
 		}
 	}
 }
@@ -94,39 +103,31 @@ func (s server) kubeconfig(t *testing.T, token string) string {
 // secret waits until a secret has a certificate, other than that of old.
 func (s server) secret(t *testing.T, namespace, name string, old map[string]string) map[string]string {
 	t.Helper()
-	var out string
-	for start := time.Now(); time.Since(start) < 2*time.Minute; time.Sleep(500 * time.Millisecond) {
-		var err error
-		if out, err = s.try("", "-n", namespace, "get", "secret", name, "-o", "json"); err != nil {
-			continue
+	values := map[string]string{}
+	eventually(t, 2*time.Minute, "a new certificate is in the secret "+namespace+"/"+name, func() (bool, string) {
+		out, err := s.try("", "-n", namespace, "get", "secret", name, "-o", "json")
+		if err != nil {
+			state, _ := s.try("", "-n", namespace, "get", "certificates,certificaterequests,issuers", "-o", "yaml")
+			return false, out + state
 		}
-		var o struct{ Data map[string]string }
+		var o struct{ Data map[string][]byte }
 		must(t, json.Unmarshal([]byte(out), &o))
-		values := map[string]string{}
 		for k, v := range o.Data {
-			b, err := base64.StdEncoding.DecodeString(v)
-			must(t, err)
-			values[k] = string(b)
+			values[k] = string(v)
 		}
-		if values["tls.crt"] != "" && values["tls.crt"] != old["tls.crt"] {
-			return values
-		}
-	}
-	t.Fatalf("no new certificate in the secret %s/%s: %s\n%s", namespace, name, out,
-		s.kubectl(t, "", "-n", namespace, "get", "certificates,certificaterequests,issuers", "-o", "yaml"))
-	return nil
+		return values["tls.crt"] != "" && values["tls.crt"] != old["tls.crt"], out
+	})
+	return values
 }
 
 // until waits for a text in what kubectl prints.
-func (s server) until(t *testing.T, want string, args ...string) {
+func (s server) until(t *testing.T, want, stdin string, args ...string) (out string) {
 	t.Helper()
-	var out string
-	for start := time.Now(); time.Since(start) < time.Minute; time.Sleep(500 * time.Millisecond) {
-		if out, _ = s.try("", args...); strings.Contains(out, want) {
-			return
-		}
-	}
-	t.Fatalf("kubectl %s says %s, want %q", strings.Join(args, " "), out, want)
+	eventually(t, time.Minute, "kubectl says "+want, func() (bool, string) {
+		out, _ = s.try(stdin, args...)
+		return strings.Contains(out, want), out
+	})
+	return out
 }
 
 // install applies the components of b as the agent does, and returns what their

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles/catalog"
@@ -40,17 +39,6 @@ func TestVolumes(t *testing.T) {
 	t.Setenv("NODE_NAME", "here")
 	background(t, program, "--kubeconfig="+s.account(t, "local-path-storage", "local-volumes"), dir)
 
-	eventually := func(want string, args ...string) string {
-		t.Helper()
-		var out string
-		for start := time.Now(); time.Since(start) < time.Minute; time.Sleep(200 * time.Millisecond) {
-			if out, _ = s.try("", args...); strings.Contains(out, want) {
-				return out
-			}
-		}
-		t.Fatalf("kubectl %s says %s, want %q", strings.Join(args, " "), out, want)
-		return ""
-	}
 	volume := func(claim string) string { // its name
 		t.Helper()
 		return "pvc-" + s.kubectl(t, "", "get", "pvc", claim, "-o", "jsonpath={.metadata.uid}")
@@ -60,7 +48,7 @@ func TestVolumes(t *testing.T) {
 	s.kubectl(t, claim("data", "here", "ReadWriteOnce"), "apply", "-f", "-")
 	pv := volume("data")
 	path := filepath.Join(dir, pv+"_default_data")
-	if out := eventually(path, "get", "pv", pv, "-o", "yaml"); !strings.Contains(out, "- here") || !strings.Contains(out, "storage: 1Gi") {
+	if out := s.until(t, path, "", "get", "pv", pv, "-o", "yaml"); !strings.Contains(out, "- here") || !strings.Contains(out, "storage: 1Gi") {
 		t.Errorf("the volume is %s", out)
 	}
 	if i, err := os.Stat(path); err != nil || i.Mode() != os.ModeDir|0o777 {
@@ -69,7 +57,7 @@ func TestVolumes(t *testing.T) {
 	if i, err := os.Stat(dir); err != nil || i.Mode().Perm() != 0o700 {
 		t.Errorf("%v, %v: want volumes that nobody else reaches", i, err)
 	}
-	eventually("access mode ReadWriteMany is not to be had", "get", "events", "-A", "-o", "json", "--field-selector=involvedObject.name=shared")
+	s.until(t, "access mode ReadWriteMany is not to be had", "", "get", "events", "-A", "-o", "json", "--field-selector=involvedObject.name=shared")
 	if out, err := s.try("", "get", "pv", volume("elsewhere")); err == nil {
 		t.Errorf("made a volume for another node: %s", out)
 	}
@@ -94,7 +82,7 @@ func TestVolumes(t *testing.T) {
 		"claimRef": {"namespace": "default", "name": "gone", "uid": "1"},
 		"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["here"]}]}]}}}}`, outside), "apply", "-f", "-")
 	s.kubectl(t, "", "patch", "pv", "bad", "--subresource=status", "--type=merge", `-p={"status": {"phase": "Released"}}`)
-	eventually("is not in "+dir, "get", "events", "-A", "-o", "json", "--field-selector=involvedObject.name=bad")
+	s.until(t, "is not in "+dir, "", "get", "events", "-A", "-o", "json", "--field-selector=involvedObject.name=bad")
 	if _, err := os.Stat(outside); err != nil {
 		t.Error(err)
 	}

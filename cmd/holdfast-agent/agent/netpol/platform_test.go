@@ -3,6 +3,7 @@ package netpol
 import (
 	"encoding/json"
 	"net/netip"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -71,6 +72,9 @@ func platform(t *testing.T) State {
 			}
 		}
 	}
+	for name, labels := range s.Namespaces { // as the API server does
+		labels["kubernetes.io/metadata.name"] = name
+	}
 	return s
 }
 
@@ -94,7 +98,7 @@ func TestPlatform(t *testing.T) {
 		return s.ip(who)
 	}
 	const dns, storage, db = "kube-system/coredns", "local-path-storage/local-volumes", "postgresql/postgresql"
-	const certs = "certificates/cert-manager"
+	const certs, front, id, images = "certificates/cert-manager", "ingress/traefik", "keycloak/keycloak", "registry/registry"
 	for _, c := range []struct {
 		from, to string
 		protocol corev1.Protocol
@@ -113,6 +117,34 @@ func TestPlatform(t *testing.T) {
 		{certs, dns, udp, 1053, false},
 		{"another/component", certs, tcp, 9402, true},
 		{"users/app", certs, tcp, 9402, false},
+		{outside, dns, udp, 1054, true}, // the site's network asks for the site's names
+		{outside, dns, tcp, 1054, true},
+		{outside, dns, udp, 1053, false},
+		{"users/app", dns, udp, 1054, false},
+		{outside, certs, tcp, 9402, false},
+		{certs, outside, tcp, 443, false},
+
+		{outside, front, tcp, 8443, true},
+		{outside, front, tcp, 8000, true},
+		{outside, front, tcp, 8082, false},
+		{"users/app", front, tcp, 8443, true},
+		{front, node, tcp, 6443, true},
+		{front, node, tcp, 10250, false},
+		{front, outside, tcp, 443, false},
+		{front, dns, udp, 1053, false},
+		{front, "users/app", tcp, 8080, true},
+		{front, "another/component", tcp, 8080, false}, // opens its way itself
+		{front, db, tcp, 5432, false},
+		{front, id, tcp, 8080, true},
+		{front, id, tcp, 9000, false},
+		{front, images, tcp, 5000, true},
+		{"another/component", id, tcp, 8080, false}, // nobody signs in past the ingress
+		{"another/component", images, tcp, 5000, false},
+		{"users/app", id, tcp, 8080, false},
+		{outside, id, tcp, 8080, false},
+		{id, front, tcp, 8443, false},
+		{id, db, tcp, 5432, true},
+
 		{dns, "users/app", tcp, 6443, false},
 		{dns, outside, udp, 53, false},
 
@@ -129,6 +161,21 @@ func TestPlatform(t *testing.T) {
 	} {
 		if got := passes(r, addr(c.from), addr(c.to), c.protocol, c.port); got != c.want {
 			t.Errorf("%s -> %s %s/%d: %v", c.from, c.to, c.protocol, c.port, got)
+		}
+	}
+}
+
+// While a release is on trial the ingress reaches the platform, and no user.
+func TestTrial(t *testing.T) {
+	s := platform(t)
+	s.Policies = slices.DeleteFunc(s.Policies, func(p *networkingv1.NetworkPolicy) bool { return p.Annotations[apply.When] == apply.Confirmed })
+	r, err := Compile(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for to, want := range map[string]bool{"users/app": false, "keycloak/keycloak": true} {
+		if got := passes(r, s.ip("ingress/traefik"), s.ip(to), tcp, 8080); got != want {
+			t.Errorf("to %s: %v", to, got)
 		}
 	}
 }
