@@ -104,7 +104,7 @@ func (a *app) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return b.outputs(ctx, os, boot, rel, sigs)
+	return b.outputs(ctx, os, boot, images, rel, sigs)
 }
 
 // builder is what the steps of one build share; they do not change it.

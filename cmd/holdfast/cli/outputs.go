@@ -37,13 +37,12 @@ type Result struct {
 	Outputs  []Output        `json:"outputs"`
 	OS       image.OS        `json:"os"`
 	Images   []bundles.Image `json:"images"`
-	Parts    []bundles.Entry `json:"-"`
 	Blobs    []store.Content `json:"blobs"` // every blob of the release
 }
 
 // outputs writes what the signed release gives: raw and qcow2 disk, bundle,
 // and the list of them. Each appears whole or not at all.
-func (b builder) outputs(ctx context.Context, o image.OS, boot bootParts, rel bundles.Release, sigs []signing.Signature) error {
+func (b builder) outputs(ctx context.Context, o image.OS, boot bootParts, images []bundles.Image, rel bundles.Release, sigs []signing.Signature) error {
 	dir := b.outDir()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("cannot write outputs: %w", err)
@@ -82,7 +81,7 @@ func (b builder) outputs(ctx context.Context, o image.OS, boot bootParts, rel bu
 	}
 	r := Result{
 		Name: b.in.site.Name, Release: b.in.site.Release, Zone: b.in.site.Zone, Version: Version,
-		Index: rel.Index, RootHash: o.RootHash, OS: o, Outputs: []Output{raw, qcow, bundle},
+		Index: rel.Index, RootHash: o.RootHash, OS: o, Images: images, Outputs: []Output{raw, qcow, bundle},
 	}
 	for _, e := range entries {
 		if e.Content.Size > 0 {
