@@ -99,6 +99,9 @@ func (in *inputs) siteChart(site fs.FS, name string) ([]charts.File, error) {
 	fi, err := fs.Stat(site, name)
 	switch {
 	case err != nil:
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("nothing is there\nhint: path is relative to the site's directory: a chart's directory, or its .tgz")
+		}
 		return nil, fmt.Errorf("cannot read the chart: %w", err)
 	case !fi.IsDir():
 		b, err := readSiteFile(site, name, charts.MaxArchive)
