@@ -52,8 +52,14 @@ type podSpec struct {
 type container struct {
 	Image         string
 	Command, Args []string
-	Env           []struct{ Name, Value string }
-	VolumeMounts  []struct{ Name, MountPath string }
+	Env           []struct {
+		Name, Value string
+		ValueFrom   struct{ FieldRef struct{ FieldPath string } }
+	}
+	VolumeMounts []struct {
+		Name, MountPath string
+		ReadOnly        bool
+	}
 }
 
 type volume struct {
@@ -62,10 +68,14 @@ type volume struct {
 	Secret                *struct{ SecretName string }
 	EmptyDir              *struct{}
 	PersistentVolumeClaim *struct{ ClaimName string }
+	HostPath              *struct{ Path string }
 }
 
+// nodeName is what the only node is called here.
+const nodeName = "node-1"
+
 // hosts is what the cluster's names lead to here.
-const hosts = "127.0.0.1 localhost postgresql.postgresql.svc.cluster.local keycloak.keycloak.svc.cluster.local registry.registry.svc.cluster.local id.source.example registry.source.example\n"
+const hosts = "127.0.0.1 localhost postgresql.postgresql.svc.cluster.local keycloak.keycloak.svc.cluster.local registry.registry.svc.cluster.local loki.loki.svc.cluster.local id.source.example registry.source.example\n"
 
 func newPods(t *testing.T, s *store.Store, images map[string]store.Content) *pods {
 	p := &pods{t: t, dir: t.TempDir(), store: s, images: images, secrets: map[string]map[string]string{}, netns: fmt.Sprintf("holdfast-%d", os.Getpid())}
@@ -145,8 +155,12 @@ func (p *pods) start(kind, namespace, name string) *running {
 		target := filepath.Join(root, m.MountPath)
 		must(p.t, os.MkdirAll(target, 0o755))
 		mounts = append(mounts, fmt.Sprintf("mount --bind %s %s", dir, target))
+		if m.ReadOnly {
+			mounts = append(mounts, "mount -o remount,bind,ro "+target)
+		}
 	}
 	must(p.t, os.WriteFile(root+"/etc/hosts", []byte(hosts), 0o644))
+	must(p.t, os.WriteFile(root+"/etc/resolv.conf", []byte("nameserver 192.0.2.53\n"), 0o644))
 	for _, d := range []string{"proc", "dev"} {
 		must(p.t, os.MkdirAll(filepath.Join(root, d), 0o755))
 	}
@@ -160,6 +174,9 @@ func (p *pods) start(kind, namespace, name string) *running {
 	user := fmt.Sprintf("%d:%d", spec.SecurityContext.RunAsUser, spec.SecurityContext.RunAsGroup)
 	env := config.Env
 	for _, e := range c.Env {
+		if e.ValueFrom.FieldRef.FieldPath == "spec.nodeName" {
+			e.Value = nodeName
+		}
 		env = append(env, e.Name+"="+e.Value)
 	}
 	script := fmt.Sprintf("set -e; mount --make-rprivate /; mount --bind %[1]s %[1]s; mount -o remount,bind,ro %[1]s; %[2]s; mount -t proc proc %[1]s/proc; mount --rbind /dev %[1]s/dev; exec chroot --userspec=%[3]s --groups= %[1]s \"$@\"",
@@ -205,6 +222,8 @@ func (p *pods) volume(o object, spec podSpec, name string) string {
 			}
 		case v.PersistentVolumeClaim != nil:
 			dir, mode = filepath.Join(p.dir, "volumes", ns, "claim", v.PersistentVolumeClaim.ClaimName), 0o777
+		case v.HostPath != nil:
+			dir = p.host(v.HostPath.Path)
 		case v.EmptyDir != nil:
 			must(p.t, os.RemoveAll(dir))
 			mode = 0o777
@@ -220,6 +239,9 @@ func (p *pods) volume(o object, spec podSpec, name string) string {
 	p.t.Fatalf("no volume %s", name)
 	return ""
 }
+
+// host is the directory that stands for one of the node.
+func (p *pods) host(path string) string { return filepath.Join(p.dir, "host", path) }
 
 type imageConfig struct{ Entrypoint, Cmd, Env []string }
 
