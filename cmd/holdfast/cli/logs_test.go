@@ -68,7 +68,7 @@ func TestLogs(t *testing.T) {
 		collector.finds(p, line)
 	}
 
-	// A power cut, then an orderly end.
+	// Killed, then ended in order.
 	for _, with := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
 		loki.with = with
 		loki.stop()
