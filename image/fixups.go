@@ -143,6 +143,8 @@ func identity(t *rootfs.Tree, mtime int64) error {
 		// "uninitialized" would make every boot of a read-only /etc a first one.
 		t.WriteFile("etc/machine-id", nil, 0o444, mtime),
 		t.Symlink("../run/systemd/resolve/stub-resolv.conf", "etc/resolv.conf", mtime),
+		// The agent writes it; until then "myhostname" knows localhost.
+		t.Symlink("../run/holdfast/hosts", "etc/hosts", mtime),
 		t.Symlink("/usr/share/zoneinfo/Etc/UTC", "etc/localtime", mtime),
 		t.Symlink("../proc/self/mounts", "etc/mtab", mtime),
 	)

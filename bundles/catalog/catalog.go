@@ -29,6 +29,7 @@ type Component struct {
 	Images       []Image       `json:"images,omitempty"`
 	Secrets      []Secret      `json:"secrets,omitempty"`
 	Ready        []Ready       `json:"ready,omitempty"`
+	Node         OnNode        `json:"node,omitzero"`
 	HostPrograms []HostProgram `json:"hostPrograms,omitempty"`
 	// PodTemplates are values of ConfigMaps that hold a pod, whose images
 	// are pinned as those of any pod.
