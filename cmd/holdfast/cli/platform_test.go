@@ -28,6 +28,7 @@ import (
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/secrets"
 	"holdfast.dev/holdfast/overlays"
+	"holdfast.dev/holdfast/qemu-tests/totp"
 )
 
 // TestPlatform runs the platform's own images by their own manifests: a client
@@ -297,12 +298,12 @@ func (p *pods) token(t *testing.T) {
 		t.Errorf("a token without a one-time code: %s", answer)
 	}
 	wrong := form("other")
-	wrong["totp"], wrong["password"] = totp(otpSecret, time.Now()), "wrong"
+	wrong["totp"], wrong["password"] = totp.Code(otpSecret, time.Now()), "wrong"
 	if tok, answer := p.grant(t, "site", wrong); tok != "" {
 		t.Errorf("a token with a wrong password: %s", answer)
 	}
 	full := form("dev")
-	full["totp"] = totp(otpSecret, time.Now())
+	full["totp"] = totp.Code(otpSecret, time.Now())
 	tok, answer := p.grant(t, "site", full)
 	if tok == "" {
 		t.Fatalf("no token with password and one-time code: %s", answer)
