@@ -243,21 +243,3 @@ func (r Request) chartsUpstream(ctx context.Context, l Lock, n Network) (newer, 
 	}
 	return newer, gone, errors.Join(errs...)
 }
-
-// chartChanges says in lines how the charts of next differ from l's.
-func (l Lock) chartChanges(next Lock) []string {
-	var out []string
-	for _, c := range next.Charts {
-		if was, ok := l.Chart(c.Name); !ok {
-			out = append(out, fmt.Sprintf("chart %s is new", c.Name))
-		} else if was.Digest != c.Digest {
-			out = append(out, fmt.Sprintf("chart %s moved from %s to %s", c.Name, was.Digest, c.Digest))
-		}
-	}
-	for _, c := range l.Charts {
-		if _, ok := next.Chart(c.Name); !ok {
-			out = append(out, fmt.Sprintf("chart %s is no longer needed", c.Name))
-		}
-	}
-	return out
-}

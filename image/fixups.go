@@ -122,7 +122,7 @@ func caBundle(t *rootfs.Tree, mtime int64) error {
 		if !strings.HasPrefix(f.Path, "usr/share/ca-certificates/") || path.Ext(f.Path) != ".crt" {
 			continue
 		}
-		b, err := readFile(t, f.Path, 1<<20)
+		b, err := t.ReadFile(f.Path, 1<<20)
 		if err != nil {
 			return err
 		}
