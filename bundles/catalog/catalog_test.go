@@ -144,22 +144,16 @@ metadata: {name: web}
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: helper, namespace: web}
-data:
-  pod.yaml: |
-    spec:
-      containers:
-        - name: x
-          image: example.org/helper:3
+data: {key: value}
 `
 
 func webComponent() Component {
-	return Component{Name: "web", Manifests: []File{{"web/manifests/web.yaml", []byte(web)}},
-		PodTemplates: []PodTemplate{{"helper", "pod.yaml"}}}
+	return Component{Name: "web", Manifests: []File{{"web/manifests/web.yaml", []byte(web)}}}
 }
 
 func TestRender(t *testing.T) {
 	digests := map[string]store.Digest{"example.org/init:1": store.FromBytes([]byte("1")),
-		"example.org/web:2": store.FromBytes([]byte("2")), "example.org/helper:3": store.FromBytes([]byte("3"))}
+		"example.org/web:2": store.FromBytes([]byte("2"))}
 	files, err := Render(webComponent(), digests)
 	if err != nil {
 		t.Fatal(err)
@@ -181,7 +175,7 @@ func TestRender(t *testing.T) {
 
 	// All images that lack a digest, each with its line.
 	_, err = Render(webComponent(), nil)
-	for _, want := range []string{`web.yaml:14: "example.org/init:1"`, `web.yaml:16: "example.org/web:2"`, `web.yaml:31: "example.org/helper:3"`} {
+	for _, want := range []string{`web.yaml:14: "example.org/init:1"`, `web.yaml:16: "example.org/web:2"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error is %v, want %s in it", err, want)
 		}
@@ -253,9 +247,6 @@ func TestBadManifests(t *testing.T) {
 				t.Errorf("error is %v, want %q", err, c.want)
 			}
 		})
-	}
-	if _, err := Render(Component{Name: "web", PodTemplates: []PodTemplate{{"helper", "pod.yaml"}}}, nil); err == nil || !strings.Contains(err.Error(), "no ConfigMap helper") {
-		t.Errorf("error is %v, want one about the missing ConfigMap", err)
 	}
 }
 

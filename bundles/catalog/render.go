@@ -128,13 +128,6 @@ func (o Object) pin(digests map[string]store.Digest) (object, error) {
 		name, _, _ = strings.Cut(name, "@")
 		f.in[f.key] = name + "@" + string(digest)
 	}
-	for _, t := range o.templates {
-		b, err := yaml.Marshal(t.pod)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("cannot write the pod in %s: %w", t.key, err))
-		}
-		t.in[t.key] = string(b)
-	}
 	if err := errors.Join(errs...); err != nil {
 		return object{}, err
 	}
