@@ -201,17 +201,6 @@ func fetchCharts(ctx context.Context, wants []WantChart, l Lock, n Network, s *s
 	return errors.Join(errs...)
 }
 
-// MissingCharts names the locked charts whose archives s does not have.
-func MissingCharts(l Lock, s *store.Store) []string {
-	var out []string
-	for _, c := range l.Charts {
-		if s.Check(c.Content) != nil {
-			out = append(out, c.Name)
-		}
-	}
-	return out
-}
-
 // chartsUpstream asks what repositories and registries have now under the
 // versions of locked charts.
 func (r Request) chartsUpstream(ctx context.Context, l Lock, n Network) (newer, gone []string, err error) {
