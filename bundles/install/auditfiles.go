@@ -83,6 +83,9 @@ func openAudit(name string) (files []logFile, err error) {
 	missing := err
 	numbers, err := numbered(name)
 	if err != nil {
+		if current != nil {
+			current.Close()
+		}
 		return nil, err
 	}
 	add := func(f *os.File, n int) error {

@@ -57,16 +57,16 @@ func TestStaleScheduling(t *testing.T) {
 		claim   = "/api/v1/namespaces/db/persistentvolumeclaims/data-postgresql-0"
 		tainted = `{"apiVersion":"v1","kind":"NodeList","items":[{"apiVersion":"v1","kind":"Node","metadata":{"name":"node1"},
 			"spec":{"taints":[{"key":"node.kubernetes.io/not-ready","effect":"NoSchedule"}]}}]}`
-		clear   = `{"apiVersion":"v1","kind":"NodeList","items":[{"apiVersion":"v1","kind":"Node","metadata":{"name":"node1"},"spec":{}}]}`
-		unbound = `{"apiVersion":"v1","kind":"PersistentVolumeClaim","metadata":{"name":"data-postgresql-0","namespace":"db"},"spec":{},"status":{"phase":"Pending"}}`
-		chosen  = `{"apiVersion":"v1","kind":"PersistentVolumeClaim","metadata":{"name":"data-postgresql-0","namespace":"db",
+		untainted = `{"apiVersion":"v1","kind":"NodeList","items":[{"apiVersion":"v1","kind":"Node","metadata":{"name":"node1"},"spec":{}}]}`
+		unbound   = `{"apiVersion":"v1","kind":"PersistentVolumeClaim","metadata":{"name":"data-postgresql-0","namespace":"db"},"spec":{},"status":{"phase":"Pending"}}`
+		chosen    = `{"apiVersion":"v1","kind":"PersistentVolumeClaim","metadata":{"name":"data-postgresql-0","namespace":"db",
 			"annotations":{"volume.kubernetes.io/selected-node":"node1"}},"spec":{},"status":{"phase":"Pending"}}`
 		theirs = "pod postgresql-0: not scheduled: 0/1 nodes are available: 1 node(s) had untolerated taint(s)."
 	)
 	for _, k := range []struct{ what, nodes, claim, want string }{
 		{"tainted", tainted, unbound, theirs},
-		{"the taint is gone", clear, unbound, "pod postgresql-0: not scheduled yet: the node's taint is gone, and the scheduler tries again"},
-		{"a node is chosen", clear, chosen, "pod postgresql-0: waits for the volume of data-postgresql-0 to be made on node1"},
+		{"the taint is gone", untainted, unbound, "pod postgresql-0: not scheduled yet: the node's taint is gone, and the scheduler tries again"},
+		{"a node is chosen", untainted, chosen, "pod postgresql-0: waits for the volume of data-postgresql-0 to be made on node1"},
 		{"nothing to be read", "", "", theirs},
 	} {
 		answers := map[string]string{}
