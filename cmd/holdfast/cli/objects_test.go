@@ -131,7 +131,7 @@ type s3User struct{ name, secret string }
 func (p *pods) wantS3(t *testing.T, u s3User, method, path, body, code, says string) {
 	t.Helper()
 	sum := sha256.Sum256([]byte(body))
-	args := []string{"-s", "--cacert", p.trust, "-X", method, "-w", "\n%{http_code}", "-H", "Content-Type:"}
+	args := []string{"-s", "--cacert", p.trust, "-X", method, "-w", "\n%{http_code}", "-H", "Content-Type: text/plain"}
 	if body != "" {
 		args = append(args, "--data-binary", body)
 	}
