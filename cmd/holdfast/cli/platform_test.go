@@ -175,7 +175,10 @@ func (b builder) program(t *testing.T, name string) string {
 
 // platform composes the images of components and makes their secrets.
 func platform(t *testing.T, components ...string) *pods {
-	b := siteOf(t, components...)
+	return siteOf(t, components...).pods(t)
+}
+
+func (b builder) pods(t *testing.T) *pods {
 	programs, err := b.compile(t.Context())
 	must(t, err)
 	images, err := b.images(t.Context(), programs)
