@@ -155,6 +155,7 @@ func (p *pods) start(kind, namespace, name string) *running {
 		must(p.t, os.MkdirAll(target, 0o755))
 		mounts = append(mounts, fmt.Sprintf("mount --bind %s %s", dir, target))
 	}
+	must(p.t, os.MkdirAll(root+"/etc", 0o755))
 	must(p.t, os.WriteFile(root+"/etc/hosts", []byte(hosts), 0o644))
 	for _, d := range []string{"proc", "dev"} {
 		must(p.t, os.MkdirAll(filepath.Join(root, d), 0o755))
