@@ -201,17 +201,6 @@ func fetchCharts(ctx context.Context, wants []WantChart, l Lock, n Network, s *s
 	return errors.Join(errs...)
 }
 
-// MissingCharts names the locked charts whose archives s does not have.
-func MissingCharts(l Lock, s *store.Store) []string {
-	var out []string
-	for _, c := range l.Charts {
-		if s.Check(c.Content) != nil {
-			out = append(out, c.Name)
-		}
-	}
-	return out
-}
-
 // chartsUpstream asks what repositories and registries have now under the
 // versions of locked charts.
 func (r Request) chartsUpstream(ctx context.Context, l Lock, n Network) (newer, gone []string, err error) {
@@ -242,22 +231,4 @@ func (r Request) chartsUpstream(ctx context.Context, l Lock, n Network) (newer, 
 		}
 	}
 	return newer, gone, errors.Join(errs...)
-}
-
-// chartChanges says in lines how the charts of next differ from l's.
-func (l Lock) chartChanges(next Lock) []string {
-	var out []string
-	for _, c := range next.Charts {
-		if was, ok := l.Chart(c.Name); !ok {
-			out = append(out, fmt.Sprintf("chart %s is new", c.Name))
-		} else if was.Digest != c.Digest {
-			out = append(out, fmt.Sprintf("chart %s moved from %s to %s", c.Name, was.Digest, c.Digest))
-		}
-	}
-	for _, c := range l.Charts {
-		if _, ok := next.Chart(c.Name); !ok {
-			out = append(out, fmt.Sprintf("chart %s is no longer needed", c.Name))
-		}
-	}
-	return out
 }

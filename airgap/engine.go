@@ -8,15 +8,11 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/klauspost/compress/zstd"
-
 	fetch "holdfast.dev/holdfast/airgap/origin/http"
-	"holdfast.dev/holdfast/airgap/origin/registry"
 	"holdfast.dev/holdfast/airgap/store"
 )
 
@@ -31,16 +27,7 @@ const (
 // K3sReleases is where the project itself has them.
 const K3sReleases = "https://github.com/k3s-io/k3s/releases/download"
 
-// fromEngine is the origin of images that come with the engine's release files.
-const fromEngine = "engine"
-
-const (
-	maxSums     = 1 << 20
-	maxUnpacked = 16 << 30 // of the images, which take about 1 GiB
-	// unpackedImages is about how many times its size the archive of images takes
-	// once it is unpacked and again when it is taken apart.
-	unpackedImages = 8
-)
+const maxSums = 1 << 20
 
 // WantEngine is an engine that is taken as its project released it. Its zero
 // value wants none.
@@ -110,9 +97,6 @@ func (r Request) engineFits(l Lock) error {
 	}
 	return fmt.Errorf("the release files of %s %s are not locked", r.Engine.Name, r.Engine.Version)
 }
-
-// ofEngine reports whether im came with the engine's release files.
-func (im Image) ofEngine() bool { return im.Origin == fromEngine }
 
 // engine keeps what previous has, or takes the release files and the images in
 // them anew.
@@ -260,91 +244,6 @@ func (e Engine) saysVersion(s *store.Store) (bool, error) {
 		end := kept + n
 		kept = copy(buf, buf[max(0, end-len(want)):end])
 	}
-}
-
-// images takes the images out of the archive, which s has.
-func (w WantEngine) images(ctx context.Context, e Engine, s *store.Store, progress func(done, total int64, name string)) ([]Image, error) {
-	archive, ok := e.File(K3sImages)
-	if !ok {
-		return nil, fmt.Errorf("%s is not locked", K3sImages)
-	}
-	free, err := FreeSpace(s.Dir())
-	if need := unpackedImages * archive.Size; err == nil && need > free {
-		err = fmt.Errorf("cannot unpack %s: about %d bytes needed, %d are free in %s\nhint: make room there, or set HOLDFAST_CACHE to a larger disk", archive.Name, need, free, s.Dir())
-	}
-	if err != nil {
-		return nil, err
-	}
-	file, err := unzstd(ctx, s, archive)
-	if err != nil {
-		return nil, fmt.Errorf("cannot unpack %s: %w", archive.Name, err)
-	}
-	defer os.Remove(file)
-	names, err := registry.Names(file)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use %s: %w", archive.Name, err)
-	}
-	if len(names) == 0 {
-		return nil, fmt.Errorf("cannot use %s: it has no image with a name", archive.Name)
-	}
-	var out []Image
-	var errs []error
-	for _, n := range names {
-		ref, err := registry.ParseRef(n)
-		var found registry.Image
-		if err == nil {
-			found, err = registry.Import(ctx, s, file, ref, Platform, progress)
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		out = append(out, Image{
-			Name: n, Component: e.Name, Origin: fromEngine, Platform: Platform.String(), MediaType: found.MediaType,
-			Content: found.Manifest, Index: found.Index, Bytes: found.Bytes, File: archive.Content, Signature: notAsked,
-		})
-	}
-	return out, errors.Join(errs...)
-}
-
-// unzstd unpacks a blob of s into a file beside it, which the caller removes.
-func unzstd(ctx context.Context, s *store.Store, f File) (name string, err error) {
-	in, err := s.Open(f.Content)
-	if err != nil {
-		return "", err
-	}
-	defer in.Close()
-	z, err := zstd.NewReader(in, zstd.WithDecoderMaxWindow(128<<20))
-	if err != nil {
-		return "", err
-	}
-	defer z.Close()
-	out, err := s.TempFile()
-	if err != nil {
-		return "", err
-	}
-	n, err := io.Copy(out, io.LimitReader(whole{ctx, z}, maxUnpacked))
-	if err == nil && n == maxUnpacked {
-		err = errors.New("it unpacks without end")
-	}
-	if err = errors.Join(err, out.Close()); err != nil {
-		os.Remove(out.Name())
-		return "", err
-	}
-	return out.Name(), nil
-}
-
-// whole ends a read when its context does.
-type whole struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (w whole) Read(p []byte) (int, error) {
-	if err := w.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return w.r.Read(p)
 }
 
 // collectEngine brings the engine's release files and the images in them into s.

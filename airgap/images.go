@@ -355,24 +355,6 @@ func (r Request) imagesUpstream(ctx context.Context, l Lock, net Network, s *sto
 	return newer, gone, errors.Join(errs...)
 }
 
-// imageChanges says in lines how the images of next differ from l's.
-func (l Lock) imageChanges(next Lock) []string {
-	var out []string
-	for _, im := range next.Images {
-		if was, ok := l.Image(im.Name); !ok {
-			out = append(out, fmt.Sprintf("image %s is new", im.Name))
-		} else if was.Digest != im.Digest {
-			out = append(out, fmt.Sprintf("image %s moved from %s to %s", im.Name, was.Digest, im.Digest))
-		}
-	}
-	for _, im := range l.Images {
-		if _, ok := next.Image(im.Name); !ok {
-			out = append(out, fmt.Sprintf("image %s is no longer needed", im.Name))
-		}
-	}
-	return out
-}
-
 // noPackages reports whether opt moves nothing but images, charts and an
 // engine's files.
 func (o Options) noPackages() bool {

@@ -2,6 +2,7 @@ package airgap_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -138,6 +139,19 @@ func TestChanges(t *testing.T) {
 	want := []string{"bash moved from 1 to 3", "dash 1 is new", "libc6 2 is no longer needed"}
 	if got := was.Changes(is); !slices.Equal(got, want) {
 		t.Errorf("got %q", got)
+	}
+	image := func(name, of string) airgap.Image {
+		return airgap.Image{Name: name, Content: store.Content{Digest: store.FromBytes([]byte(of))}}
+	}
+	chart := func(name, of string) airgap.Chart {
+		return airgap.Chart{Name: name, Content: store.Content{Digest: store.FromBytes([]byte(of))}}
+	}
+	was.Images, is.Images = []airgap.Image{image("app", "1"), image("old", "1"), image("same", "1")}, []airgap.Image{image("app", "2"), image("fresh", "1"), image("same", "1")}
+	was.Charts, is.Charts = []airgap.Chart{chart("shop", "1")}, []airgap.Chart{chart("shop", "2")}
+	moved := fmt.Sprintf("moved from %s to %s", store.FromBytes([]byte("1")), store.FromBytes([]byte("2")))
+	want = append(want, "image app "+moved, "image fresh is new", "image old is no longer needed", "chart shop "+moved)
+	if got := was.Changes(is); !slices.Equal(got, want) {
+		t.Errorf("with images and charts: got %q", got)
 	}
 	if got := was.Changes(was); got != nil {
 		t.Errorf("no change: %q", got)

@@ -65,7 +65,7 @@ func (r Request) index(ctx context.Context, net Network) (*deb.Index, []debian.I
 	return index, results, err
 }
 
-// Changes says in lines how next differs from l in its packages and images;
+// Changes says in lines how next differs from l in its packages, images and charts;
 // nothing for a first lock.
 func (l Lock) Changes(next Lock) []string {
 	if len(l.Packages) == 0 {
@@ -85,7 +85,39 @@ func (l Lock) Changes(next Lock) []string {
 			out = append(out, fmt.Sprintf("%s %s is no longer needed", p.Name, p.Version))
 		}
 	}
-	return slices.Concat(out, l.imageChanges(next), l.chartChanges(next))
+	return slices.Concat(out,
+		changes("image", l.Images, next.Images, func(im Image) (string, store.Digest) { return im.Name, im.Digest }),
+		changes("chart", l.Charts, next.Charts, func(c Chart) (string, store.Digest) { return c.Name, c.Digest }))
+}
+
+// changes says in lines how next differs from was, of which each name has one
+// digest. kind is the word for what they are.
+func changes[T any](kind string, was, next []T, of func(T) (string, store.Digest)) []string {
+	digests := func(ts []T) map[string]store.Digest {
+		out := map[string]store.Digest{}
+		for _, t := range ts {
+			name, d := of(t)
+			out[name] = d
+		}
+		return out
+	}
+	before, after := digests(was), digests(next)
+	var out []string
+	for _, t := range next {
+		name, d := of(t)
+		if old, ok := before[name]; !ok {
+			out = append(out, fmt.Sprintf("%s %s is new", kind, name))
+		} else if old != d {
+			out = append(out, fmt.Sprintf("%s %s moved from %s to %s", kind, name, old, d))
+		}
+	}
+	for _, t := range was {
+		name, _ := of(t)
+		if _, ok := after[name]; !ok {
+			out = append(out, fmt.Sprintf("%s %s is no longer needed", kind, name))
+		}
+	}
+	return out
 }
 
 // versions are the locked versions of each package, between spaces.

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 	"strconv"
@@ -294,7 +293,7 @@ func fields(line string) ([]string, error) {
 // eachLine calls fn for the lines of a file that hold something; a file that
 // is not there has none.
 func eachLine(t *rootfs.Tree, name string, fn func(string) error) error {
-	b, err := readFile(t, name, 1<<20)
+	b, err := t.ReadFile(name, 1<<20)
 	if err != nil {
 		return err
 	}
@@ -309,25 +308,4 @@ func eachLine(t *rootfs.Tree, name string, fn func(string) error) error {
 		}
 	}
 	return sc.Err()
-}
-
-// readFile reads a file of the tree, following links; nil where none is there.
-func readFile(t *rootfs.Tree, name string, limit int64) ([]byte, error) {
-	f, ok := t.Stat(name)
-	if !ok {
-		return nil, nil
-	}
-	if f.Size() > limit {
-		return nil, fmt.Errorf("cannot read /%s: %d bytes, more than %d", name, f.Size(), limit)
-	}
-	r, err := f.Open()
-	if err != nil {
-		return nil, fmt.Errorf("cannot read /%s: %w", name, err)
-	}
-	defer r.Close()
-	b, err := io.ReadAll(r)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read /%s: %w", name, err)
-	}
-	return b, nil
 }

@@ -136,7 +136,7 @@ func assemble(ctx context.Context, p Plan, in Inputs) (OS, error) {
 	if err := writeRoot(t, p, in.Store, &out); err != nil {
 		return OS{}, err
 	}
-	osrel, err := readFile(t, "usr/lib/os-release", 1<<16)
+	osrel, err := t.ReadFile("usr/lib/os-release", 1<<16)
 	if err != nil {
 		return OS{}, err
 	}
@@ -163,15 +163,15 @@ func takeKernel(t *rootfs.Tree, out *OS) ([]byte, error) {
 		return nil, fmt.Errorf("cannot choose a kernel: the packages hold %d: %s", len(found), strings.Join(found, " "))
 	}
 	out.KernelVersion = found[0]
-	return readFile(t, "boot/vmlinuz-"+found[0], 64<<20)
+	return t.ReadFile("boot/vmlinuz-"+found[0], 64<<20)
 }
 
 func bootFiles(t *rootfs.Tree) (loader, stub []byte, err error) {
 	const dir = "usr/lib/systemd/boot/efi/"
-	if loader, err = readFile(t, dir+"systemd-bootx64.efi", 8<<20); err != nil {
+	if loader, err = t.ReadFile(dir+"systemd-bootx64.efi", 8<<20); err != nil {
 		return nil, nil, err
 	}
-	if stub, err = readFile(t, dir+"linuxx64.efi.stub", 8<<20); err != nil {
+	if stub, err = t.ReadFile(dir+"linuxx64.efi.stub", 8<<20); err != nil {
 		return nil, nil, err
 	}
 	if loader == nil || stub == nil {

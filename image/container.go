@@ -162,5 +162,5 @@ func readData(f rootfs.File) ([]byte, error) {
 	if err := t.Put(f); err != nil {
 		return nil, err
 	}
-	return readFile(t, f.Path, 16<<20)
+	return t.ReadFile(f.Path, 16<<20)
 }

@@ -122,7 +122,7 @@ func caBundle(t *rootfs.Tree, mtime int64) error {
 		if !strings.HasPrefix(f.Path, "usr/share/ca-certificates/") || path.Ext(f.Path) != ".crt" {
 			continue
 		}
-		b, err := readFile(t, f.Path, 1<<20)
+		b, err := t.ReadFile(f.Path, 1<<20)
 		if err != nil {
 			return err
 		}
@@ -143,6 +143,8 @@ func identity(t *rootfs.Tree, mtime int64) error {
 		// "uninitialized" would make every boot of a read-only /etc a first one.
 		t.WriteFile("etc/machine-id", nil, 0o444, mtime),
 		t.Symlink("../run/systemd/resolve/stub-resolv.conf", "etc/resolv.conf", mtime),
+		// The agent writes it; until then "myhostname" knows localhost.
+		t.Symlink("../run/holdfast/hosts", "etc/hosts", mtime),
 		t.Symlink("/usr/share/zoneinfo/Etc/UTC", "etc/localtime", mtime),
 		t.Symlink("../proc/self/mounts", "etc/mtab", mtime),
 	)

@@ -35,7 +35,7 @@ func content(t *testing.T, tr *rootfs.Tree, name string) string {
 		t.Errorf("/%s is not there", name)
 		return ""
 	}
-	b, err := readFile(tr, name, 1<<20)
+	b, err := tr.ReadFile(name, 1<<20)
 	if err != nil {
 		t.Error(err)
 	}

@@ -69,7 +69,7 @@ func takeMicrocode(t *rootfs.Tree, mtime int64) ([]byte, error) {
 			if path.Dir(f.Path) != m.dir || !f.IsRegular() || !m.name.MatchString(path.Base(f.Path)) {
 				continue
 			}
-			b, err := readFile(t, f.Path, maxMicrocode)
+			b, err := t.ReadFile(f.Path, maxMicrocode)
 			if err != nil {
 				return nil, err
 			}

@@ -13,11 +13,8 @@ import (
 	"holdfast.dev/holdfast/image/rootfs"
 )
 
-// SeedLabel and VarLabel are the partitions that a node finds by name.
-const (
-	SeedLabel = "holdfast-seed"
-	VarLabel  = "holdfast-var"
-)
+// SeedLabel is the partition that a node finds by name.
+const SeedLabel = "holdfast-seed"
 
 // Disk is what a disk image is derived from: a release that is signed already.
 type Disk struct {

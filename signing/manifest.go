@@ -14,7 +14,6 @@ import (
 // The annotations by which cosign finds what it saved in an OCI layout.
 const (
 	KindAnnotation = "kind"
-	KindImage      = "dev.cosignproject.cosign/image"
 	KindImageIndex = "dev.cosignproject.cosign/imageIndex"
 	KindSigs       = "dev.cosignproject.cosign/sigs"
 )

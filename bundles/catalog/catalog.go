@@ -29,10 +29,8 @@ type Component struct {
 	Images       []Image       `json:"images,omitempty"`
 	Secrets      []Secret      `json:"secrets,omitempty"`
 	Ready        []Ready       `json:"ready,omitempty"`
+	Node         OnNode        `json:"node,omitzero"`
 	HostPrograms []HostProgram `json:"hostPrograms,omitempty"`
-	// PodTemplates are values of ConfigMaps that hold a pod, whose images
-	// are pinned as those of any pod.
-	PodTemplates []PodTemplate `json:"podTemplates,omitempty"`
 	// ImageFields are fields of custom resources that hold an image's name,
 	// and are pinned like those of pods.
 	ImageFields []ImageField `json:"imageFields,omitempty"`
@@ -206,12 +204,6 @@ type Ready struct {
 	Kind      string `json:"kind"`
 	Namespace string `json:"namespace,omitempty"`
 	Name      string `json:"name"`
-}
-
-// PodTemplate names a value of a ConfigMap that holds a pod as YAML.
-type PodTemplate struct {
-	ConfigMap string `json:"configMap"`
-	Key       string `json:"key"`
 }
 
 // ImageField names a field that holds an image's name, in all objects of one

@@ -144,22 +144,16 @@ metadata: {name: web}
 apiVersion: v1
 kind: ConfigMap
 metadata: {name: helper, namespace: web}
-data:
-  pod.yaml: |
-    spec:
-      containers:
-        - name: x
-          image: example.org/helper:3
+data: {key: value}
 `
 
 func webComponent() Component {
-	return Component{Name: "web", Manifests: []File{{"web/manifests/web.yaml", []byte(web)}},
-		PodTemplates: []PodTemplate{{"helper", "pod.yaml"}}}
+	return Component{Name: "web", Manifests: []File{{"web/manifests/web.yaml", []byte(web)}}}
 }
 
 func TestRender(t *testing.T) {
 	digests := map[string]store.Digest{"example.org/init:1": store.FromBytes([]byte("1")),
-		"example.org/web:2": store.FromBytes([]byte("2")), "example.org/helper:3": store.FromBytes([]byte("3"))}
+		"example.org/web:2": store.FromBytes([]byte("2"))}
 	files, err := Render(webComponent(), digests)
 	if err != nil {
 		t.Fatal(err)
@@ -181,7 +175,7 @@ func TestRender(t *testing.T) {
 
 	// All images that lack a digest, each with its line.
 	_, err = Render(webComponent(), nil)
-	for _, want := range []string{`web.yaml:14: "example.org/init:1"`, `web.yaml:16: "example.org/web:2"`, `web.yaml:31: "example.org/helper:3"`} {
+	for _, want := range []string{`web.yaml:14: "example.org/init:1"`, `web.yaml:16: "example.org/web:2"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error is %v, want %s in it", err, want)
 		}
@@ -238,6 +232,67 @@ spec:
 	}
 }
 
+// A list is its items, each with its own line; so is a list in a list.
+func TestRenderLists(t *testing.T) {
+	const text = `apiVersion: v1
+kind: Namespace
+metadata: {name: web}
+---
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: a, namespace: web}
+  spec:
+    containers:
+    - name: x
+      image: example.org/web:2
+- apiVersion: v1
+  kind: ConfigMapList
+  items:
+  - {apiVersion: v1, kind: ConfigMap, metadata: {name: b, namespace: web}}
+- kind: Service
+  metadata: {name: c}
+---
+apiVersion: v1
+kind: List
+items: []
+`
+	c := Component{Name: "web", Manifests: []File{{"web.yaml", []byte(text)}}}
+	objects, err := Read(c)
+	var got []string
+	for _, o := range objects {
+		line, _ := o.Line()
+		got = append(got, fmt.Sprintf("%s %s:%d", o.Kind, o.Name, line))
+	}
+	if want := []string{"Namespace web:1", "Pod a:8", "ConfigMap b:18"}; !slices.Equal(got, want) {
+		t.Errorf("objects are %q, want %q", got, want)
+	}
+	if err == nil || !strings.Contains(err.Error(), "cannot use web.yaml:19: an object needs apiVersion") {
+		t.Errorf("error is %v, want one about line 19", err)
+	}
+	if u := objects[1].Images(); len(u) != 1 || u[0].Line != 14 || u[0].Path != "spec.containers[0].image" {
+		t.Errorf("images are %+v", u)
+	}
+	c.Manifests[0].Data = []byte(strings.Replace(text, "- kind: Service\n  metadata: {name: c}\n", "", 1))
+	d := store.FromBytes([]byte("web"))
+	files, err := Render(c, map[string]store.Digest{"example.org/web:2": d})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all string
+	for _, f := range files {
+		all += string(f.Data)
+	}
+	if strings.Contains(all, "List") || strings.Count(all, "\nkind: ") != 3 || !strings.Contains(all, "image: example.org/web:2@"+string(d)) {
+		t.Errorf("rendered:\n%s", all)
+	}
+	if _, err := Render(c, nil); err == nil || !strings.Contains(err.Error(), `web.yaml:14: "example.org/web:2"`) {
+		t.Errorf("error is %v, want line 14", err)
+	}
+}
+
 func TestBadManifests(t *testing.T) {
 	for _, c := range []struct{ name, yaml, want string }{
 		{"not YAML", "a: [", "web.yaml:1"},
@@ -253,9 +308,6 @@ func TestBadManifests(t *testing.T) {
 				t.Errorf("error is %v, want %q", err, c.want)
 			}
 		})
-	}
-	if _, err := Render(Component{Name: "web", PodTemplates: []PodTemplate{{"helper", "pod.yaml"}}}, nil); err == nil || !strings.Contains(err.Error(), "no ConfigMap helper") {
-		t.Errorf("error is %v, want one about the missing ConfigMap", err)
 	}
 }
 

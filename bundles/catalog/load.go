@@ -165,6 +165,7 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 			}
 		}
 		checkShape(c, all, fault)
+		checkOnNode(c, all, fault)
 		for _, r := range c.Ready {
 			if !slices.Contains([]string{"Deployment", "DaemonSet", "StatefulSet", "Job"}, r.Kind) || r.Name == "" || r.Namespace == "" {
 				fault("cannot wait for %s %s/%s", r.Kind, r.Namespace, r.Name)

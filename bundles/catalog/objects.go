@@ -20,7 +20,6 @@ type Object struct {
 	Namespace, Name  string
 	Data             map[string]any
 	images           []imageField
-	templates        []template
 	document         document
 }
 
@@ -41,20 +40,13 @@ type imageField struct {
 
 func (f imageField) name() string { return text(f.in[f.key]) }
 
-// template is a value of a ConfigMap that holds a pod.
-type template struct {
-	in  map[string]any
-	key string
-	pod map[string]any
-}
-
 // Read returns the objects of c's manifests in the order in which they are
 // written. What is no object, and a declaration of c that is about nothing in
 // them, are errors; with them it returns the objects that could be read.
 func Read(c Component) ([]Object, error) {
 	var errs []error
 	var out []Object
-	used := map[any]bool{}
+	used := map[ImageField]bool{}
 	for _, f := range c.Manifests {
 		docs, err := parse(f)
 		errs = append(errs, err)
@@ -65,11 +57,6 @@ func Read(c Component) ([]Object, error) {
 				continue
 			}
 			out = append(out, o)
-		}
-	}
-	for _, t := range c.PodTemplates {
-		if !used[t] {
-			errs = append(errs, fmt.Errorf("cannot render %s: no ConfigMap %s has a pod in %s", c.Name, t.ConfigMap, t.Key))
 		}
 	}
 	for _, f := range c.ImageFields {
@@ -113,7 +100,7 @@ func (d document) place(path ...any) (int, bool) {
 }
 
 // object finds the images in d.
-func (d document) object(c Component, used map[any]bool) (Object, error) {
+func (d document) object(c Component, used map[ImageField]bool) (Object, error) {
 	meta, _ := d.data["metadata"].(map[string]any)
 	o := Object{Component: c.Name, File: d.file, APIVersion: text(d.data["apiVersion"]), Kind: text(d.data["kind"]),
 		Namespace: text(meta["namespace"]), Name: text(meta["name"]), Data: d.data, document: d}
@@ -135,25 +122,6 @@ func (d document) object(c Component, used map[any]bool) (Object, error) {
 				}
 			}
 		}
-	}
-	if o.Kind != "ConfigMap" {
-		return o, nil
-	}
-	for _, t := range c.PodTemplates {
-		values, _ := d.data["data"].(map[string]any)
-		pod := text(values[t.Key])
-		if t.ConfigMap != o.Name || pod == "" {
-			continue
-		}
-		used[t] = true
-		inner, err := parse(File{d.file, []byte(pod)})
-		if err != nil || len(inner) != 1 {
-			return o, fmt.Errorf("cannot read the pod in %s of %s: want one YAML document: %w", t.Key, d.file, err)
-		}
-		line, _ := d.place("data", t.Key)
-		in := document{file: d.file, before: line, node: inner[0].node, data: inner[0].data}
-		o.images = append(o.images, in.pods(Field("", "data", t.Key), in.data, nil, nil)...)
-		o.templates = append(o.templates, template{values, t.Key, in.data})
 	}
 	return o, nil
 }
@@ -261,13 +229,13 @@ func Field(path string, further ...any) string {
 // HasImageField reports whether an object of c's manifests has an image in a
 // field.
 func HasImageField(c Component, f ImageField) bool {
-	c.ImageFields, c.PodTemplates = []ImageField{f}, nil
+	c.ImageFields = []ImageField{f}
 	var docs []document
 	for _, m := range c.Manifests {
 		read, _ := parse(m) // what is wrong, Read tells
 		docs = append(docs, read...)
 	}
-	used := map[any]bool{}
+	used := map[ImageField]bool{}
 	for _, d := range docs {
 		_, _ = d.object(c, used)
 	}

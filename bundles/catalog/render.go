@@ -61,16 +61,16 @@ type object struct {
 
 func (o object) key() string { return o.kind + " " + o.namespace + "/" + o.name }
 
-// document is one YAML document of a file: as the API server would read it,
-// and as nodes that know their lines.
+// document is one object of a file, a YAML document or in one that is a list:
+// as the API server would read it, and as nodes that know their lines.
 type document struct {
 	file   string
-	before int // lines before it
+	before int // lines before its YAML document
 	node   ast.Node
 	data   map[string]any
 }
 
-// parse reads the documents of f, empty ones left out.
+// parse reads the documents of f, empty ones left out and lists taken apart.
 func parse(f File) ([]document, error) {
 	var out []document
 	var errs []error
@@ -95,9 +95,28 @@ func parse(f File) ([]document, error) {
 				d.node = n.Body
 			}
 		}
-		out = append(out, d)
+		out = append(out, d.items()...)
 	}
 	return out, errors.Join(errs...)
+}
+
+// items are the objects of d if it is a List, of any kind, else d itself; each
+// has its own lines.
+func (d document) items() []document {
+	list, ok := d.data["items"].([]any)
+	if !ok || !strings.HasSuffix(text(d.data["kind"]), "List") {
+		return []document{d}
+	}
+	var out []document
+	for i, v := range list {
+		data, _ := v.(map[string]any)
+		in := document{file: d.file, before: d.before, node: item(value(d.node, "items"), i), data: data}
+		if in.node == nil { // behind an alias: the list's line
+			in.before, _ = d.place("items")
+		}
+		out = append(out, in.items()...)
+	}
+	return out
 }
 
 // split cuts a file before each line that starts a document.
@@ -127,13 +146,6 @@ func (o Object) pin(digests map[string]store.Digest) (object, error) {
 		}
 		name, _, _ = strings.Cut(name, "@")
 		f.in[f.key] = name + "@" + string(digest)
-	}
-	for _, t := range o.templates {
-		b, err := yaml.Marshal(t.pod)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("cannot write the pod in %s: %w", t.key, err))
-		}
-		t.in[t.key] = string(b)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return object{}, err

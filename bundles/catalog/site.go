@@ -40,6 +40,7 @@ func (s Site) Of(all []Component) []Component {
 			}
 			out[i].Secrets[j].Pairs = pairs
 		}
+		out[i].Node = c.Node.of(word)
 	}
 	return out
 }

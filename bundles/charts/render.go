@@ -19,7 +19,6 @@ import (
 	chart "helm.sh/helm/v4/pkg/chart/v2"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/chart/v2/util"
-	"helm.sh/helm/v4/pkg/engine"
 )
 
 // maxRendered bounds what all templates of a chart give, in bytes.
@@ -220,8 +219,7 @@ func sources(c *chart.Chart) []source {
 
 // pass renders all templates once.
 func (p prepared) pass(n int) (map[string]string, error) {
-	e := engine.Engine{CustomTemplateFuncs: functions(n)}
-	out, err := e.Render(p.chart, p.values)
+	out, err := p.within(mostOfPass, functions(n))
 	if err != nil {
 		return nil, fmt.Errorf("cannot render: %w", err)
 	}

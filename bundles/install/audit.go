@@ -17,12 +17,14 @@ import (
 
 // Line is a line of the audit log. Each names the SHA-256 of the line before,
 // so that no line can be changed, taken out or put in without the ones after
-// it. That lines are missing at the end, the log itself cannot show.
+// it. That lines are missing at the end, the log itself cannot show. A log that
+// has grown goes on in a new file, whose first line names the last one of the
+// file before; see ReadAudit.
 type Line struct {
 	Time time.Time `json:"time"`
 	// Prev is the hash of all bytes from the last whole line on to this one,
-	// without the newline before it: of that line, if none is torn. In the first
-	// line it is all 0.
+	// without the newline before it: of that line, if none is torn. In the very
+	// first line it is all 0.
 	Prev string `json:"prev"`
 	// Torn says that what is before is not whole: power went while it was
 	// written.
@@ -44,28 +46,35 @@ var noLine = hex.EncodeToString(make([]byte, sha256.Size))
 
 // AppendAudit adds a line to the log, and returns when it is on disk.
 func AppendAudit(name string, now time.Time, e Event) error {
-	if err := appendAudit(name, now, e); err != nil {
+	if err := appendAudit(name, now, e, maxLog, keptLogs); err != nil {
 		return fmt.Errorf("cannot write the audit log: %w", err)
 	}
 	return nil
 }
 
-func appendAudit(name string, now time.Time, e Event) error {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+func appendAudit(name string, now time.Time, e Event, most int64, kept int) error {
+	if err := rotate(name, most, kept); err != nil {
+		return err
+	}
+	f, err := lockAudit(name, os.O_RDWR|os.O_APPEND|os.O_CREATE, syscall.LOCK_EX)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		return err
-	}
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err
 	}
-	b, err := nextLine(f, size, now, e)
+	before, err := joined(f, size, name)
 	if err != nil {
 		return err
+	}
+	b, err := nextLine(before, before.Size(), now, e)
+	if err != nil {
+		return err
+	}
+	if size == 0 { // what the file before lacks is not for this one
+		b = bytes.TrimPrefix(b, []byte("\n"))
 	}
 	if _, err := f.Write(b); err != nil {
 		return err
@@ -146,21 +155,32 @@ func parseLine(b []byte) (Line, error) {
 	return l, nil
 }
 
-// VerifyAudit reads a log to its end, and checks that its lines follow from
-// each other. An error wrapping ErrTorn is about the last line alone.
-func VerifyAudit(r io.Reader) error { return ReadAudit(r, func(Line) error { return nil }) }
+// VerifyAudit reads a log of one file to its end, and checks that its lines
+// follow from each other. An error wrapping ErrTorn is about the last line alone.
+func VerifyAudit(r io.Reader) error {
+	if err := (&chain{each: func(Line) error { return nil }}).read(r, true); err != nil {
+		return fmt.Errorf("cannot verify the audit log: %w", err)
+	}
+	return nil
+}
 
-// ReadAudit is VerifyAudit that gives each good line; those given before an
-// error are good. Memory does not grow with the log.
-func ReadAudit(r io.Reader, each func(Line) error) error {
+// chain checks lines, which may lie in several files one after another.
+type chain struct {
+	cut    bool   // the files before the first are gone, and what that follows from
+	before []byte // the last whole line, and what is torn after it
+	torn   bool
+	each   func(Line) error // is given the good lines; those before an error are good
+}
+
+// read reads one more file, to its end. Memory does not grow with it. In the last
+// file, nothing may be torn at its end.
+func (c *chain) read(r io.Reader, last bool) error {
 	in := bufio.NewReaderSize(r, maxLine+2)
-	var before []byte // the last whole line, and what is torn after it
-	torn := false
 	for n := 1; ; n++ {
-		fail := func(err error) error { return fmt.Errorf("cannot verify the audit log: line %d: %w", n, err) }
+		fail := func(err error) error { return fmt.Errorf("line %d: %w", n, err) }
 		b, err := in.ReadSlice('\n')
 		switch {
-		case err == io.EOF && len(b) == 0 && !torn:
+		case err == io.EOF && len(b) == 0 && (!c.torn || !last):
 			return nil
 		case err == io.EOF && len(b) == 0:
 			n--
@@ -168,21 +188,27 @@ func ReadAudit(r io.Reader, each func(Line) error) error {
 		case err == bufio.ErrBufferFull:
 			return fail(fmt.Errorf("more than %d bytes", maxLine))
 		case err != nil && err != io.EOF:
-			return fmt.Errorf("cannot read the audit log: %w", err)
+			return fmt.Errorf("cannot read it: %w", err)
 		}
+		// The line that would have ended it begins another file.
+		end := err == io.EOF && !last
 		l, bad := parseLine(bytes.TrimSuffix(b, []byte("\n")))
 		if bad == nil {
-			if bad := follows(l, before, torn); bad != nil {
+			if bad := follows(l, c.before, c.torn); bad != nil && !c.cut {
 				return fail(bad)
 			}
-			if err := each(l); err != nil {
+			if err := c.each(l); err != nil {
 				return err
 			}
-			before, torn = append(before[:0], b...), false
+			c.before, c.torn, c.cut = append(c.before[:0], b...), false, false
 		} else {
-			before, torn = append(before, b...), true
+			c.before, c.torn = append(c.before, b...), true
 		}
-		if len(before) > maxTail {
+		if end {
+			c.before = append(c.before, '\n')
+			return nil
+		}
+		if len(c.before) > maxTail {
 			return fail(fmt.Errorf("more than %d bytes without a whole line: %w", maxTail, bad))
 		}
 		if err == io.EOF {

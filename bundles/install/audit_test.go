@@ -38,7 +38,7 @@ func TestAudit(t *testing.T) {
 	name := logOf(t, "one", "two", "three")
 	good := mustRead(t, name)
 	var got []string
-	err := ReadAudit(bytes.NewReader(good), func(l Line) error { got = append(got, l.What); return nil })
+	err := ReadAudit(name, func(l Line) error { got = append(got, l.What); return nil })
 	if err != nil || strings.Join(got, " ") != "one two three" {
 		t.Fatalf("%v, %v", got, err)
 	}

@@ -27,7 +27,6 @@ const (
 	TypeLinux         = "0fc63daf-8483-4772-8e79-3d69d8477de4"
 	AttributeReadOnly = uint64(1) << 60
 	AttributeNoAuto   = uint64(1) << 63
-	AttributeGrow     = uint64(1) << 59
 	Alignment         = int64(1) << 20 // of partitions, in bytes
 	sectorSize        = int64(512)
 	blockSize         = int64(4096) // of what is a hole or not

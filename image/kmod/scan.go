@@ -1,7 +1,6 @@
 package kmod
 
 import (
-	"bufio"
 	"cmp"
 	"errors"
 	"fmt"
@@ -166,27 +165,15 @@ func resolve(mods []Module) {
 
 // readLines reads a small text file; a file that is not there has no lines.
 func readLines(t *rootfs.Tree, name string) ([]string, error) {
-	f, ok := t.Stat(name)
-	if !ok {
-		return nil, nil
-	}
-	if f.Size() > maxText {
-		return nil, fmt.Errorf("cannot read /%s: more than %d bytes", name, maxText)
-	}
-	r, err := f.Open()
+	b, err := t.ReadFile(name, maxText)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read /%s: %w", name, err)
+		return nil, err
 	}
-	defer r.Close()
 	var lines []string
-	s := bufio.NewScanner(r)
-	for s.Scan() {
-		if l := strings.TrimSpace(s.Text()); l != "" {
+	for l := range strings.Lines(string(b)) {
+		if l = strings.TrimSpace(l); l != "" {
 			lines = append(lines, l)
 		}
-	}
-	if err := s.Err(); err != nil {
-		return nil, fmt.Errorf("cannot read /%s: %w", name, err)
 	}
 	return lines, nil
 }

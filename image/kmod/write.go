@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -252,21 +251,9 @@ func (x Index) devnames() []byte {
 // readBuiltinAliases reads modules.builtin.modinfo: "module.key=value", each
 // ended by a NUL.
 func readBuiltinAliases(t *rootfs.Tree, name string) ([]entry, error) {
-	f, ok := t.Stat(name)
-	if !ok {
-		return nil, nil
-	}
-	if f.Size() > maxText {
-		return nil, fmt.Errorf("cannot read /%s: more than %d bytes", name, maxText)
-	}
-	r, err := f.Open()
+	b, err := t.ReadFile(name, maxText)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read /%s: %w", name, err)
-	}
-	defer r.Close()
-	b, err := io.ReadAll(r)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read /%s: %w", name, err)
+		return nil, err
 	}
 	var es []entry
 	for s := range strings.SplitSeq(string(b), "\x00") {

@@ -142,6 +142,28 @@ func (t *Tree) Stat(name string) (File, bool) {
 	return f, ok
 }
 
+// ReadFile returns the content of the file at name, following links; nil where
+// none is there. More than limit bytes are an error.
+func (t *Tree) ReadFile(name string, limit int64) ([]byte, error) {
+	f, ok := t.Stat(name)
+	if !ok {
+		return nil, nil
+	}
+	if f.Size() > limit {
+		return nil, fmt.Errorf("cannot read /%s: %d bytes, more than %d", name, f.Size(), limit)
+	}
+	r, err := f.Open()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read /%s: %w", name, err)
+	}
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read /%s: %w", name, err)
+	}
+	return b, nil
+}
+
 // Add puts f into the tree. A directory that is there already keeps its place
 // and takes f's owner and mode; any other file at that path, unless it is the
 // same link, is an error wrapping [ErrConflict].

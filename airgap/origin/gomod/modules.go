@@ -82,19 +82,11 @@ func FetchModules(ctx context.Context, goroot string, proxy Proxy, recipe gobuil
 
 // download runs go mod download once.
 func download(ctx context.Context, goroot string, proxy Proxy, recipe gobuild.Recipe, cacheDir string, total int, log *slog.Logger) error {
-	work, err := os.MkdirTemp("", "holdfast-gomod-*")
+	src, env, err := workspace(goroot, recipe, cacheDir)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(work)
-	src := filepath.Join(work, "src")
-	if err := gobuild.WriteFiles(src, recipe.Files); err != nil {
-		return err
-	}
-	env, err := environment(goroot, cacheDir, work)
-	if err != nil {
-		return err
-	}
+	defer os.RemoveAll(filepath.Dir(src))
 	// Here go.sum decides alone: what it lacks is not asked of a sum database but
 	// is an error, below. Writable directories can be removed when damaged.
 	env = append(env, proxy.Env...)
@@ -129,20 +121,6 @@ func download(ctx context.Context, goroot string, proxy Proxy, recipe gobuild.Re
 		}
 	}
 	return nil
-}
-
-// environment is a build's, so that both see the same modules; the network's
-// settings are put after it.
-func environment(goroot, cacheDir, work string) ([]string, error) {
-	home := filepath.Join(work, "home")
-	if err := os.MkdirAll(home, 0o755); err != nil {
-		return nil, err
-	}
-	cache, err := filepath.Abs(ModCache(cacheDir))
-	if err != nil {
-		return nil, err
-	}
-	return gobuild.Inputs{GoRoot: goroot, ModCache: cache, BuildCache: filepath.Join(home, "cache")}.Env(home), nil
 }
 
 // downloadErrors reads what go mod download -json says of each module.
@@ -246,19 +224,11 @@ func Offline(ctx context.Context, goroot string, recipe gobuild.Recipe, cacheDir
 
 // listPackages loads every package that the programs import.
 func listPackages(ctx context.Context, goroot string, recipe gobuild.Recipe, cacheDir string) error {
-	work, err := os.MkdirTemp("", "holdfast-gomod-*")
+	src, env, err := workspace(goroot, recipe, cacheDir)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(work)
-	src := filepath.Join(work, "src")
-	if err := gobuild.WriteFiles(src, recipe.Files); err != nil {
-		return err
-	}
-	env, err := environment(goroot, cacheDir, work)
-	if err != nil {
-		return err
-	}
+	defer os.RemoveAll(filepath.Dir(src))
 	byTags := map[string][]string{}
 	for _, p := range recipe.Programs {
 		byTags[p.Tags] = append(byTags[p.Tags], p.Package)

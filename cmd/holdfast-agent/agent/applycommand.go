@@ -57,16 +57,12 @@ func applyCommand(h Host, args []string, stdout, stderr io.Writer) int {
 	}
 }
 
-// printAudit prints the audit log, and fails if it was changed.
+// printAudit prints the audit log, all its files, and fails if one was changed.
 func printAudit(h Host, w io.Writer) error {
-	f, err := os.Open(h.path(update.AuditFile))
+	out := json.NewEncoder(w)
+	err := install.ReadAudit(h.path(update.AuditFile), func(l install.Line) error { return out.Encode(l) })
 	if errors.Is(err, os.ErrNotExist) {
 		return nil // no update yet
 	}
-	if err != nil {
-		return fmt.Errorf("cannot read the audit log: %w", err)
-	}
-	defer f.Close()
-	out := json.NewEncoder(w)
-	return install.ReadAudit(f, func(l install.Line) error { return out.Encode(l) })
+	return err
 }

@@ -167,7 +167,7 @@ func kubeadmFiles(c node.Config, n node.Node) (map[string][]byte, error) {
 		containerdConfig:   containerd.Config(pause.Ref()),
 		kubeadm.ConfigFile: config,
 	}
-	for name, b := range containerd.Hosts(names, "http://"+listenAt) {
+	for name, b := range containerd.Hosts(names, "http://"+listenAt, c.Services.Registry, authorityFile) {
 		files[containerd.CertsDir+"/"+name] = b
 	}
 	for name, b := range patches {

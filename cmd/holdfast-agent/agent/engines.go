@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/containerd"
@@ -54,7 +55,7 @@ func engineOf(name string) (engine, error) {
 }
 
 func k3sFiles(c node.Config, n node.Node) (map[string][]byte, error) {
-	return k3s.Files(c, n, "http://"+listenAt)
+	return k3s.Files(c, n, "http://"+listenAt, authorityFile)
 }
 
 // upKubeadm starts containerd, and with it and kubeadm the control plane.
@@ -101,6 +102,11 @@ func (a *agent) writeEngine(e engine, c node.Config, n node.Node) error {
 	if err != nil {
 		return err
 	}
+	services, err := a.serviceFiles(c.Services)
+	if err != nil {
+		return err
+	}
+	maps.Copy(files, services)
 	for _, d := range e.stale {
 		if err := os.RemoveAll(a.host.path(d)); err != nil {
 			return fmt.Errorf("cannot remove what another release left: %w", err)

@@ -156,7 +156,7 @@ func (a *agent) bringUpNode(ctx context.Context, c node.Config) (node.Node, erro
 	a.Phase(status.Network)
 	a.Say("this machine is node %s (%s on %s)", n.Name, n.Address, link.Name)
 	a.Update(func(s *status.Status) { s.Node = status.Node{Name: n.Name} })
-	if err := a.insist(ctx, status.Network, "bring up the network", func() error { return a.network(ctx, n, link) }); err != nil {
+	if err := a.insist(ctx, status.Network, "bring up the network", func() error { return a.network(ctx, c, n, link) }); err != nil {
 		return n, err
 	}
 	return n, a.insist(ctx, status.Network, "make secrets", func() error {
@@ -175,11 +175,12 @@ func (a *agent) secret(s node.Secret) (map[string]string, error) {
 	return secrets.Ensure(a.host.path(secretsDir), s, a.host.Random)
 }
 
-// network writes networkd's files and waits until the address is there.
-func (a *agent) network(ctx context.Context, n node.Node, link node.Link) error {
+// network writes the names of the node and networkd's files and waits until the address is there.
+func (a *agent) network(ctx context.Context, c node.Config, n node.Node, link node.Link) error {
 	files := map[string][]byte{
 		"/run/holdfast/resolv.conf": node.ResolvConf(n),
 		"/run/holdfast/hostname":    []byte(n.Name + "\n"),
+		"/run/holdfast/hosts":       node.Hosts(c, n),
 	}
 	for name, b := range node.NetworkFiles(n, link) {
 		files["/run/systemd/network/"+name] = b

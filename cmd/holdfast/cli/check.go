@@ -32,7 +32,8 @@ site.yaml; the zone's rules must be kept. It needs no network, and of what "coll
 brings in only the archives of charts. "build" does the same first, and makes
 nothing if anything is found.
 
-All findings come at once, with file and line; exit code 3.`,
+All findings come at once, with file and line; exit code 3. Without a site.lock,
+what can be seen is told, and the exit code is 1.`,
 		Example: "  holdfast check\n  holdfast -C sites/harbour check --json",
 		Args:    cobra.NoArgs,
 		RunE:    func(*cobra.Command, []string) error { return a.checkSite() },
@@ -44,9 +45,9 @@ func (a *app) checkSite() error {
 	if err != nil {
 		return err
 	}
-	l, err := airgap.ReadLock(a.dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	l, unlocked := airgap.ReadLock(a.dir)
+	if unlocked != nil && !errors.Is(unlocked, fs.ErrNotExist) {
+		return unlocked
 	}
 	if in, err = a.render(in, l); err != nil {
 		return err
@@ -58,7 +59,7 @@ func (a *app) checkSite() error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.fittingLock(in); err != nil {
+	if _, err := a.fittingLock(in); err != nil && unlocked == nil {
 		r.Findings = append(findingsOf(check.Lock, err), r.Findings...)
 	}
 	if text := a.findings(r.Findings); text != "" {
@@ -73,6 +74,12 @@ func (a *app) checkSite() error {
 		} else {
 			a.printf("%s: %s %s: host %q is outside the site, and allowed: %s\n", u.Place(), u.Object, u.Field, u.Host, u.Reason)
 		}
+	}
+	// An input is missing: that is no verdict, whatever else was found.
+	if n := len(r.Findings); unlocked != nil && n > 0 {
+		return fmt.Errorf("cannot check all of site %s, with %s in what can be seen: %w", in.site.Name, count(n), unlocked)
+	} else if unlocked != nil {
+		return fmt.Errorf("cannot check all of site %s: %w", in.site.Name, unlocked)
 	}
 	if n := len(r.Findings); n > 0 {
 		return fmt.Errorf("cannot pass site %s: %s (%w)", in.site.Name, count(n), errPolicy)

@@ -246,11 +246,25 @@ func (b builder) nodeConfig(images []bundles.Image, digests map[string]store.Dig
 			return c, err
 		}
 		c.Components = append(c.Components, nc)
+		onNode(&c.Services, k)
 	}
 	if len(s.Manifests) > 0 {
 		c.Components = append(c.Components, node.Component{Name: "site"})
 	}
 	return c, nil
+}
+
+// onNode adds what the node uses of k.
+func onNode(s *node.Services, k catalog.Component) {
+	if a := k.Node.Authority; a != nil {
+		s.Authority = &node.Authority{Namespace: k.Namespace, Name: a.Secret, Key: a.Key}
+	}
+	if k.Node.Registry != "" {
+		s.Registry = k.Node.Registry
+	}
+	if i := k.Node.SignIn; i != nil {
+		s.SignIn = &node.SignIn{Issuer: i.Issuer, Audience: i.Audience}
+	}
 }
 
 func nodeComponent(k catalog.Component, digests map[string]store.Digest) (node.Component, error) {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,13 +39,18 @@ func (a *app) labUp() *cobra.Command {
 	var wait, fresh, secure bool
 	var timeout time.Duration
 	var memory, cpus, disk int
+	var ports []string
 	c := &cobra.Command{
 		Use:     "up",
 		Short:   "Start the lab",
-		Example: "  holdfast lab up --wait\n  holdfast lab up --fresh --memory 6144",
+		Example: "  holdfast lab up --wait\n  holdfast lab up --fresh --memory 6144 --forward 8443:443",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			site, err := overlays.Load(a.dir)
+			if err != nil {
+				return err
+			}
+			forward, err := forwards(ports)
 			if err != nil {
 				return err
 			}
@@ -54,7 +61,7 @@ func (a *app) labUp() *cobra.Command {
 			n := site.Nodes[0]
 			vm, err := lab.Up(c.Context(), lab.Config{
 				Dir: a.labDir(), Image: image, Serial: n.Match.Serial, MAC: n.Match.MAC,
-				CPUs: cpus, MemoryMiB: memory, DiskGiB: disk, Fresh: fresh, SecureBoot: secure,
+				CPUs: cpus, MemoryMiB: memory, DiskGiB: disk, Fresh: fresh, SecureBoot: secure, Forward: forward,
 			}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
@@ -77,7 +84,25 @@ func (a *app) labUp() *cobra.Command {
 	c.Flags().IntVar(&memory, "memory", 4096, "memory in MiB")
 	c.Flags().IntVar(&cpus, "cpus", 2, "processors")
 	c.Flags().IntVar(&disk, "disk", 24, "disk size in GiB")
+	c.Flags().StringSliceVar(&ports, "forward", nil, "HOST:GUEST, a TCP port of this machine's 127.0.0.1 that leads to one of the node")
 	return c
+}
+
+// forwards reads ports HOST:GUEST; all faults together.
+func forwards(ports []string) (map[int]int, error) {
+	out := map[int]int{}
+	var errs []error
+	for _, p := range ports {
+		host, guest, _ := strings.Cut(p, ":")
+		h, err := strconv.ParseUint(host, 10, 16)
+		g, err2 := strconv.ParseUint(guest, 10, 16)
+		if err != nil || err2 != nil || h == 0 || g == 0 || out[int(h)] != 0 {
+			errs = append(errs, fmt.Errorf("cannot forward %q: want HOST:GUEST, two ports, each of this machine once", p))
+			continue
+		}
+		out[int(h)] = int(g)
+	}
+	return out, errors.Join(errs...)
 }
 
 func (a *app) waitHealthy(ctx context.Context, vm *lab.VM, timeout time.Duration) error {

@@ -21,6 +21,9 @@ func TestLogs(t *testing.T) {
 	if os.Getenv("HOLDFAST_PLATFORM_TEST") == "" {
 		t.Skip("set HOLDFAST_PLATFORM_TEST=1; it needs root, mirrors and some minutes")
 	}
+	if os.Getenv("HOLDFAST_LONG") == "" {
+		t.Skip("compiles Loki, for minutes; HOLDFAST_LONG=1 runs it, as make test-long does")
+	}
 	if os.Geteuid() != 0 {
 		t.Skip("only root can enter another root")
 	}

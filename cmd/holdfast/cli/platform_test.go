@@ -28,6 +28,7 @@ import (
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/secrets"
 	"holdfast.dev/holdfast/overlays"
+	"holdfast.dev/holdfast/qemu-tests/totp"
 )
 
 // TestPlatform runs the platform's own images by their own manifests: a client
@@ -174,7 +175,10 @@ func (b builder) program(t *testing.T, name string) string {
 
 // platform composes the images of components and makes their secrets.
 func platform(t *testing.T, components ...string) *pods {
-	b := siteOf(t, components...)
+	return siteOf(t, components...).pods(t)
+}
+
+func (b builder) pods(t *testing.T) *pods {
 	programs, err := b.compile(t.Context())
 	must(t, err)
 	images, err := b.images(t.Context(), programs)
@@ -297,12 +301,12 @@ func (p *pods) token(t *testing.T) {
 		t.Errorf("a token without a one-time code: %s", answer)
 	}
 	wrong := form("other")
-	wrong["totp"], wrong["password"] = totp(otpSecret, time.Now()), "wrong"
+	wrong["totp"], wrong["password"] = totp.Code(otpSecret, time.Now()), "wrong"
 	if tok, answer := p.grant(t, "site", wrong); tok != "" {
 		t.Errorf("a token with a wrong password: %s", answer)
 	}
 	full := form("dev")
-	full["totp"] = totp(otpSecret, time.Now())
+	full["totp"] = totp.Code(otpSecret, time.Now())
 	tok, answer := p.grant(t, "site", full)
 	if tok == "" {
 		t.Fatalf("no token with password and one-time code: %s", answer)

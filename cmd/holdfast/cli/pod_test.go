@@ -40,6 +40,9 @@ type object struct {
 	Spec     struct {
 		Template             struct{ Spec podSpec }
 		VolumeClaimTemplates []struct{ Metadata struct{ Name string } }
+		// Of a Certificate.
+		SecretName string
+		DNSNames   []string
 	}
 }
 
@@ -65,17 +68,23 @@ type container struct {
 type volume struct {
 	Name                  string
 	ConfigMap             *struct{ Name string }
-	Secret                *struct{ SecretName string }
+	Secret                *secretVolume
 	EmptyDir              *struct{}
 	PersistentVolumeClaim *struct{ ClaimName string }
 	HostPath              *struct{ Path string }
+}
+
+// secretVolume has the whole secret, or the keys of Items under other names.
+type secretVolume struct {
+	SecretName string
+	Items      []struct{ Key, Path string }
 }
 
 // nodeName is what the only node is called here.
 const nodeName = "node-1"
 
 // hosts is what the cluster's names lead to here.
-const hosts = "127.0.0.1 localhost postgresql.postgresql.svc.cluster.local keycloak.keycloak.svc.cluster.local registry.registry.svc.cluster.local loki.loki.svc.cluster.local id.source.example registry.source.example\n"
+const hosts = "127.0.0.1 localhost postgresql.postgresql.svc.cluster.local keycloak.keycloak.svc.cluster.local registry.registry.svc.cluster.local minio.minio.svc.cluster.local loki.loki.svc.cluster.local id.source.example registry.source.example\n"
 
 func newPods(t *testing.T, s *store.Store, images map[string]store.Content) *pods {
 	p := &pods{t: t, dir: t.TempDir(), store: s, images: images, secrets: map[string]map[string]string{}, netns: fmt.Sprintf("holdfast-%d", os.Getpid())}
@@ -159,6 +168,7 @@ func (p *pods) start(kind, namespace, name string) *running {
 			mounts = append(mounts, "mount -o remount,bind,ro "+target)
 		}
 	}
+	must(p.t, os.MkdirAll(root+"/etc", 0o755))
 	must(p.t, os.WriteFile(root+"/etc/hosts", []byte(hosts), 0o644))
 	must(p.t, os.WriteFile(root+"/etc/resolv.conf", []byte("nameserver 192.0.2.53\n"), 0o644))
 	for _, d := range []string{"proc", "dev"} {
@@ -220,6 +230,7 @@ func (p *pods) volume(o object, spec podSpec, name string) string {
 			if len(files) == 0 {
 				p.t.Fatalf("nothing makes the secret %s/%s", ns, v.Secret.SecretName)
 			}
+			files = v.Secret.of(p.t, files)
 		case v.PersistentVolumeClaim != nil:
 			dir, mode = filepath.Join(p.dir, "volumes", ns, "claim", v.PersistentVolumeClaim.ClaimName), 0o777
 		case v.HostPath != nil:
@@ -242,6 +253,23 @@ func (p *pods) volume(o object, spec podSpec, name string) string {
 
 // host is the directory that stands for one of the node.
 func (p *pods) host(path string) string { return filepath.Join(p.dir, "host", path) }
+
+// of gives the files of the volume.
+func (v secretVolume) of(t *testing.T, values map[string]string) map[string]string {
+	t.Helper()
+	if len(v.Items) == 0 {
+		return values
+	}
+	out := map[string]string{}
+	for _, i := range v.Items {
+		text, ok := values[i.Key]
+		if !ok {
+			t.Fatalf("the secret %s has no %s", v.SecretName, i.Key)
+		}
+		out[i.Path] = text
+	}
+	return out
+}
 
 type imageConfig struct{ Entrypoint, Cmd, Env []string }
 

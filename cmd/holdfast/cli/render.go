@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -32,7 +33,9 @@ func (a *app) render(in inputs, l airgap.Lock) (inputs, error) {
 	kustomized := r.kustomizations()
 	r.defines = slices.Concat(r.defines, definitions(in.components...), definitions(in.siteComponent()), definitions(kustomized...))
 	for _, c := range in.charts {
-		r.chart(c)
+		if err := r.chart(c); errors.Is(err, charts.ErrEndless) {
+			break // what does not end still takes time and memory
+		}
 	}
 	for _, k := range kustomized {
 		r.add(k)
@@ -89,13 +92,14 @@ func (r *renderer) kustomizations() []catalog.Component {
 }
 
 // chart renders one, into up to three components: hooks that come before, the
-// chart itself, hooks that come after.
-func (r *renderer) chart(c chartInput) {
+// chart itself, hooks that come after. What it could not is told with the
+// findings; the error is for the caller to see which it was.
+func (r *renderer) chart(c chartInput) error {
 	what := "chart " + c.Name
 	ch, err := c.read(r.lock, r.store)
 	if err != nil {
 		r.fail(what, err)
-		return
+		return err
 	}
 	out, err := ch.Render(charts.Release{
 		Name: c.Name, Namespace: c.Namespace, Kubernetes: r.in.site.Kubernetes.Version,
@@ -103,7 +107,7 @@ func (r *renderer) chart(c chartInput) {
 	})
 	if err != nil {
 		r.fail(what, err)
-		return
+		return err
 	}
 	r.defines = append(r.defines, out.Defines...)
 	for _, h := range out.Skipped {
@@ -137,6 +141,7 @@ func (r *renderer) chart(c chartInput) {
 	if len(out.After.Files) > 0 {
 		r.add(component(c.Name+"-after", out.After))
 	}
+	return nil
 }
 
 // renderedFile is what findings call a rendered file; it has no lines that

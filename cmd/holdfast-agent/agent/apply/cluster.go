@@ -234,7 +234,10 @@ func (c *Cluster) Unready(ctx context.Context, r node.Ready) (string, error) {
 		}
 	}
 	for i := range pods {
-		if reason := podReason(&pods[i]); reason != "" && !stoppedByReboot(&pods[i]) {
+		if stoppedByReboot(&pods[i]) {
+			continue
+		}
+		if reason := c.pendingReason(ctx, &pods[i]); reason != "" {
 			return reason, nil
 		}
 	}

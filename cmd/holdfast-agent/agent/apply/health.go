@@ -98,7 +98,8 @@ func podReason(p *corev1.Pod) string {
 		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
 			return ""
 		}
-		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+		// Once it has a node, what kept it from one is past.
+		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && p.Spec.NodeName == "" {
 			return fmt.Sprintf("pod %s: not scheduled: %s", p.Name, c.Message)
 		}
 	}

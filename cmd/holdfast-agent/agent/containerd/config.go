@@ -61,8 +61,9 @@ state = "/run/containerd"
 
 // Hosts gives the hosts.toml files below CertsDir: every registry that an
 // image is named after leads to the agent's own at endpoint, and so does any
-// other name. Nothing is looked for outside the node.
-func Hosts(images []string, endpoint string) map[string][]byte {
+// other name. Nothing is looked for outside the node, but in the site's own
+// registry, which is own if there is one, with a certificate of the authority.
+func Hosts(images []string, endpoint, own, authority string) map[string][]byte {
 	toml := fmt.Appendf(nil, "server = %q\n\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", endpoint, endpoint)
 	names := map[string]bool{"_default": true}
 	for _, i := range images {
@@ -71,6 +72,10 @@ func Hosts(images []string, endpoint string) map[string][]byte {
 	files := map[string][]byte{}
 	for _, n := range slices.Sorted(maps.Keys(names)) {
 		files[n+"/hosts.toml"] = toml
+	}
+	if own != "" {
+		url := "https://" + own
+		files[own+"/hosts.toml"] = fmt.Appendf(toml, "\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = %q\n", url, authority)
 	}
 	return files
 }

@@ -52,8 +52,9 @@ const terminatedPods = "20"
 type m = map[string]any
 
 // Files gives what k3s finds below Dir on node n, by path. endpoint is where
-// the node's own store answers. What the version does not know is left out.
-func Files(c node.Config, n node.Node, endpoint string) (map[string][]byte, error) {
+// the node's own store answers, authority the file of the certificate that the
+// site's services are trusted by. What the version does not know is left out.
+func Files(c node.Config, n node.Node, endpoint, authority string) (map[string][]byte, error) {
 	v, err := parseVersion(c.Engine.Version)
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the configuration of k3s: %w", err)
@@ -61,7 +62,7 @@ func Files(c node.Config, n node.Node, endpoint string) (map[string][]byte, erro
 	docs := map[string]m{
 		ConfigFile:                       nodeSettings(c, n),
 		ConfigDir + "/10-hardening.yaml": hardening(v),
-		Registries:                       registries(c.Images, endpoint),
+		Registries:                       registries(c, endpoint, authority),
 		auditFile:                        auditPolicy(),
 		podSecurity:                      podSecurityConfig(),
 		kubeletFile:                      kubeletConfig(),
@@ -71,6 +72,9 @@ func Files(c node.Config, n node.Node, endpoint string) (map[string][]byte, erro
 	}
 	if len(c.Engine.Disable) > 0 {
 		docs[ConfigDir+"/30-addons.yaml"] = m{"disable": slices.Sorted(slices.Values(c.Engine.Disable))}
+	}
+	if c.Services.SignIn != nil && v.knows("authentication-config") {
+		docs[ConfigDir+"/40-sign-in.yaml"] = m{"kube-apiserver-arg+": []string{"authentication-config=" + kubeadm.SignInFile}}
 	}
 	files := map[string][]byte{}
 	for name, d := range docs {
@@ -128,17 +132,22 @@ func hardening(v version) m {
 // registries leads every registry that an image is named after to endpoint, and
 // every other name too. Each has an entry of its own, as "*" alone has had
 // faults in several versions, and as only registries with an entry lose their
-// way to the outside.
-func registries(images []node.Image, endpoint string) m {
+// way to the outside. The site's own is asked for what the store has not.
+func registries(c node.Config, endpoint, authority string) m {
 	names := map[string]bool{"*": true, "docker.io": true}
-	for _, i := range images {
+	for _, i := range c.Images {
 		names[containerd.Registry(i.Name)] = true
 	}
 	mirrors := m{}
 	for n := range maps.Keys(names) {
 		mirrors[n] = m{"endpoint": []string{endpoint}}
 	}
-	return m{"mirrors": mirrors}
+	own := c.Services.Registry
+	if own == "" {
+		return m{"mirrors": mirrors}
+	}
+	mirrors[own] = m{"endpoint": []string{endpoint, "https://" + own}}
+	return m{"mirrors": mirrors, "configs": m{own: m{"tls": m{"ca_file": authority}}}}
 }
 
 // auditPolicy keeps who did what to which object, never its content: secrets

@@ -12,7 +12,10 @@ import (
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 )
 
-const endpoint = "http://127.0.0.1:5001"
+const (
+	endpoint  = "http://127.0.0.1:5001"
+	authority = "/run/holdfast/authority.crt"
+)
 
 var server = node.Node{Name: "node1", Address: "10.0.2.15/24", Gateway: "10.0.2.2", Role: "server"}
 
@@ -80,7 +83,7 @@ func TestSettingsOfVersions(t *testing.T) {
 		"v1.36.3+k3s1":  {endpoint, provider},
 		"v1.37.1+k3s12": {endpoint, provider},
 	} {
-		files, err := Files(config(version), server, endpoint)
+		files, err := Files(config(version), server, endpoint, authority)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,14 +94,14 @@ func TestSettingsOfVersions(t *testing.T) {
 		}
 	}
 	for _, wrong := range []string{"", "v1.36.3", "v1.36+k3s1", "v2.1.1+k3s1", "v1.36.3+k3s1 --debug"} {
-		if _, err := Files(config(wrong), server, endpoint); err == nil {
+		if _, err := Files(config(wrong), server, endpoint, authority); err == nil {
 			t.Errorf("version %q passes", wrong)
 		}
 	}
 }
 
 func TestSettings(t *testing.T) {
-	files, err := Files(config("v1.36.3+k3s1", "traefik", "servicelb"), server, endpoint)
+	files, err := Files(config("v1.36.3+k3s1", "traefik", "servicelb"), server, endpoint, authority)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +130,7 @@ func TestSettings(t *testing.T) {
 // Every registry that an image is named after leads to the node's own store, and
 // nowhere else.
 func TestRegistries(t *testing.T) {
-	files, err := Files(config("v1.36.3+k3s1"), server, endpoint)
+	files, err := Files(config("v1.36.3+k3s1"), server, endpoint, authority)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +156,7 @@ func TestRegistries(t *testing.T) {
 
 // The forms are those of Kubernetes: the API server does not start with others.
 func TestPolicies(t *testing.T) {
-	files, err := Files(config("v1.36.3+k3s1"), server, endpoint)
+	files, err := Files(config("v1.36.3+k3s1"), server, endpoint, authority)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,5 +173,35 @@ func TestPolicies(t *testing.T) {
 	}
 	if strings.Contains(string(files[auditFile]), "level: Request") {
 		t.Error("the audit log would hold secrets")
+	}
+}
+
+// The site's own registry is asked for what the node's store has not, and the
+// site's people are known to the API, where the version can do it.
+func TestServices(t *testing.T) {
+	services := node.Services{
+		Authority: &node.Authority{Namespace: "certificates", Name: "site-authority", Key: "tls.crt"},
+		Registry:  "registry.demo.example",
+		SignIn:    &node.SignIn{Issuer: "https://id.demo.example/realms/site", Audience: "kubernetes"},
+	}
+	for version, knows := range map[string]bool{"v1.33.4+k3s1": false, "v1.34.0+k3s1": true} {
+		c := config(version)
+		c.Services = services
+		files, err := Files(c, server, endpoint, authority)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signIn, ok := files[ConfigDir+"/40-sign-in.yaml"]
+		if ok != knows || ok && string(signIn) != "kube-apiserver-arg+:\n- authentication-config=/run/holdfast/apiserver/authentication.yaml\n" {
+			t.Errorf("%s: %s", version, signIn)
+		}
+		for _, want := range []string{
+			"configs:\n  registry.demo.example:\n    tls:\n      ca_file: /run/holdfast/authority.crt\n",
+			"  registry.demo.example:\n    endpoint:\n    - http://127.0.0.1:5001\n    - https://registry.demo.example\n",
+		} {
+			if !strings.Contains(string(files[Registries]), want) {
+				t.Errorf("registries.yaml lacks %s:\n%s", want, files[Registries])
+			}
+		}
 	}
 }

@@ -30,6 +30,8 @@ func since(setting string) []version {
 		return []version{{26, 13}, {27, 10}, {28, 6}, {29, 1}}
 	case "secrets-encryption-provider": // April 2025
 		return []version{{30, 12}, {31, 8}, {32, 4}, {33, 0}}
+	case "authentication-config": // of Kubernetes, in the form that is written here
+		return []version{{34, 0}}
 	}
 	return []version{{0, 0}}
 }

@@ -20,6 +20,8 @@ const (
 	PatchesDir  = "/run/holdfast/kubeadm/patches"
 	AdminConf   = "/etc/kubernetes/admin.conf"
 	ResolvConf  = "/run/holdfast/resolv.conf"
+	SignInFile  = signInDir + "/authentication.yaml"
+	signInDir   = "/run/holdfast/apiserver"
 	PodSubnet   = "10.244.0.0/16"
 	NodeSubnet  = "10.244.0.0/24" // what the controller manager gives the first node
 	ServiceNet  = "10.96.0.0/12"
@@ -100,7 +102,7 @@ func clusterConfig(c node.Config, n node.Node) m {
 		// A fraction of RSA's time to make, which a first boot waits for.
 		"encryptionAlgorithm": "ECDSA-P256",
 		"networking":          m{"podSubnet": PodSubnet, "serviceSubnet": ServiceNet, "dnsDomain": "cluster.local"},
-		"apiServer":           m{"certSANs": sans},
+		"apiServer":           apiServer(c, sans),
 		"etcd":                m{"local": m{"dataDir": "/var/lib/etcd"}},
 	}
 	manager := []m{{"name": "terminated-pod-gc-threshold", "value": terminatedPods}}
@@ -113,6 +115,15 @@ func clusterConfig(c node.Config, n node.Node) m {
 	}
 	config["controllerManager"] = m{"extraArgs": manager}
 	return config
+}
+
+func apiServer(c node.Config, sans []string) m {
+	out := m{"certSANs": sans}
+	if c.Services.SignIn != nil {
+		out["extraArgs"] = []m{{"name": "authentication-config", "value": SignInFile}}
+		out["extraVolumes"] = []m{{"name": "sign-in", "hostPath": signInDir, "mountPath": signInDir, "readOnly": true, "pathType": "Directory"}}
+	}
+	return out
 }
 
 // servers is how many nodes run a control plane.
@@ -149,10 +160,10 @@ func kubeletConfig() m {
 
 // The static pods, and what they ask for on a small node.
 var requests = map[string]m{
-	"kube-apiserver":          {"cpu": "100m", "memory": "256Mi"},
+	"kube-apiserver":          {"cpu": "250m", "memory": "256Mi"},
 	"kube-controller-manager": {"cpu": "25m", "memory": "64Mi"},
 	"kube-scheduler":          {"cpu": "25m", "memory": "32Mi"},
-	"etcd":                    {"cpu": "50m", "memory": "64Mi"},
+	"etcd":                    {"cpu": "100m", "memory": "64Mi"},
 }
 
 // apiProbe is how often, in seconds, the kubelet asks the API server whether it

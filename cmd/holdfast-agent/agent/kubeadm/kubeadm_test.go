@@ -41,6 +41,28 @@ func TestConfigGolden(t *testing.T) {
 	golden(t, "config.yaml", b)
 }
 
+// Whose tokens the API accepts is in a file that the API server sees.
+func TestSignIn(t *testing.T) {
+	signIn := node.SignIn{Issuer: "https://id.demo.example/realms/site", Audience: "kubernetes"}
+	n := node.Node{Name: "node1", Address: "10.0.2.15/24"}
+	b, err := kubeadm.Config(node.Config{Name: "demo", Domain: "demo.example", Services: node.Services{SignIn: &signIn}}, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"  extraArgs:\n  - name: authentication-config\n    value: " + kubeadm.SignInFile + "\n",
+		"  - hostPath: " + filepath.Dir(kubeadm.SignInFile) + "\n    mountPath: " + filepath.Dir(kubeadm.SignInFile) + "\n",
+	} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("kubeadm's configuration lacks\n%s:\n%s", want, b)
+		}
+	}
+	if b, err = kubeadm.SignIn(signIn, "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "authentication.yaml", b)
+}
+
 // The kubelet would write a longer delay into the root, which is read-only.
 func TestShutdownFitsLogind(t *testing.T) {
 	b, err := kubeadm.Config(node.Config{}, node.Node{Address: "10.0.2.15/24"})

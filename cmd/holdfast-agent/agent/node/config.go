@@ -24,6 +24,7 @@ type Config struct {
 	Images     []Image     `json:"images"`
 	Components []Component `json:"components"` // in dependency order
 	Updates    Updates     `json:"updates"`
+	Services   Services    `json:"services,omitzero"`
 }
 
 // Updates says how the node takes this release.
@@ -166,6 +167,7 @@ func Parse(b []byte) (Config, error) {
 			}
 		}
 	}
+	errs = append(errs, c.Services.check()...)
 	return c, errors.Join(errs...)
 }
 

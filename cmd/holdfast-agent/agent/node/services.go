@@ -1,0 +1,72 @@
+package node
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// Services are what the node itself uses of the site's platform.
+type Services struct {
+	Authority *Authority `json:"authority,omitempty"` // of the others' certificates
+	Registry  string     `json:"registry,omitempty"`  // host of the site's registry
+	SignIn    *SignIn    `json:"signIn,omitempty"`
+}
+
+// Authority is a certificate in a secret of the node.
+type Authority struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Key       string `json:"key"`
+}
+
+// SignIn is whose tokens the API accepts.
+type SignIn struct {
+	Issuer   string `json:"issuer"`
+	Audience string `json:"audience"`
+}
+
+// check reports what the agent could not use.
+func (s Services) check() []error {
+	var errs []error
+	if a := s.Authority; a != nil && (!label.MatchString(a.Name) || !label.MatchString(a.Namespace)) {
+		errs = append(errs, fmt.Errorf("cannot use node.json: authority %q in %q", a.Name, a.Namespace))
+	}
+	if s.Registry != "" && !label.MatchString(s.Registry) {
+		errs = append(errs, fmt.Errorf("cannot use node.json: registry %q", s.Registry))
+	}
+	if i := s.SignIn; i != nil && (s.issuer() == "" || i.Audience == "") {
+		errs = append(errs, fmt.Errorf("cannot use node.json: issuer %q for %q", i.Issuer, i.Audience))
+	}
+	if s.Authority == nil && (s.Registry != "" || s.SignIn != nil) {
+		errs = append(errs, fmt.Errorf("cannot use node.json: services without their authority"))
+	}
+	return errs
+}
+
+// issuer is the host of SignIn; empty if there is none, or no https.
+func (s Services) issuer() string {
+	if s.SignIn == nil {
+		return ""
+	}
+	u, err := url.Parse(s.SignIn.Issuer)
+	if err != nil || u.Scheme != "https" || !label.MatchString(u.Host) {
+		return ""
+	}
+	return u.Host
+}
+
+// Hosts is the node's /etc/hosts. The site's names lead to the node itself, so
+// that they need no server of names, which is a pod.
+func Hosts(c Config, n Node) []byte {
+	names := []string{n.Name}
+	if c.Domain != "" {
+		names = append(names, "api."+c.Domain)
+	}
+	for _, host := range []string{c.Services.issuer(), c.Services.Registry} {
+		if host != "" {
+			names = append(names, host)
+		}
+	}
+	return fmt.Appendf(nil, "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n%s %s\n", n.IP(), strings.Join(names, " "))
+}
