@@ -160,10 +160,10 @@ func kubeletConfig() m {
 
 // The static pods, and what they ask for on a small node.
 var requests = map[string]m{
-	"kube-apiserver":          {"cpu": "250m", "memory": "256Mi"},
+	"kube-apiserver":          {"cpu": "100m", "memory": "256Mi"},
 	"kube-controller-manager": {"cpu": "25m", "memory": "64Mi"},
 	"kube-scheduler":          {"cpu": "25m", "memory": "32Mi"},
-	"etcd":                    {"cpu": "100m", "memory": "64Mi"},
+	"etcd":                    {"cpu": "50m", "memory": "64Mi"},
 }
 
 // apiProbe is how often, in seconds, the kubelet asks the API server whether it
