@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -18,20 +17,8 @@ import (
 // collector or both were away when it was written, and none tries to reach
 // anything outside.
 func TestLogs(t *testing.T) {
-	if os.Getenv("HOLDFAST_PLATFORM_TEST") == "" {
-		t.Skip("set HOLDFAST_PLATFORM_TEST=1; it needs root, mirrors and some minutes")
-	}
-	if os.Getenv("HOLDFAST_LONG") == "" {
-		t.Skip("compiles Loki, for minutes; HOLDFAST_LONG=1 runs it, as make test-long does")
-	}
-	if os.Geteuid() != 0 {
-		t.Skip("only root can enter another root")
-	}
-	for _, tool := range []string{"ip", "unshare", "chroot", "curl"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("no %s", tool)
-		}
-	}
+	runsPods(t)
+	compilesLong(t, "Loki")
 	p := platform(t, "loki", "collector")
 	outside := p.wayOut(t)
 	app := p.podLog(t, "web", "web-0", "app")

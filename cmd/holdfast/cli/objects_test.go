@@ -11,7 +11,6 @@ import (
 	"encoding/pem"
 	"math/big"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -28,20 +27,8 @@ const objectsURL = "https://minio.minio.svc.cluster.local:9000"
 // clients get a bucket each, keep objects in their own and get at nothing else,
 // and others at nothing at all. curl signs the requests.
 func TestObjects(t *testing.T) {
-	if os.Getenv("HOLDFAST_PLATFORM_TEST") == "" {
-		t.Skip("set HOLDFAST_PLATFORM_TEST=1; it needs root, mirrors and some minutes")
-	}
-	if os.Getenv("HOLDFAST_LONG") == "" {
-		t.Skip("compiles MinIO, for minutes; HOLDFAST_LONG=1 runs it, as make test-long does")
-	}
-	if os.Geteuid() != 0 {
-		t.Skip("only root can enter another root")
-	}
-	for _, tool := range []string{"ip", "unshare", "chroot", "curl"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("no %s", tool)
-		}
-	}
+	runsPods(t)
+	compilesLong(t, "MinIO")
 	b := siteOf(t, "minio")
 	for _, name := range []string{"alpha", "beta"} {
 		b.in.components = append(b.in.components, catalog.Component{Name: name, Namespace: name,

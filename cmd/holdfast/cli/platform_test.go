@@ -14,7 +14,6 @@ import (
 	"io"
 	"math/big"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -35,17 +34,7 @@ import (
 // gets its database, people get tokens by password and one-time code, and an
 // image is pushed and pulled with a token.
 func TestPlatform(t *testing.T) {
-	if os.Getenv("HOLDFAST_PLATFORM_TEST") == "" {
-		t.Skip("set HOLDFAST_PLATFORM_TEST=1; it needs root, mirrors and some minutes")
-	}
-	if os.Geteuid() != 0 {
-		t.Skip("only root can enter another root")
-	}
-	for _, tool := range []string{"ip", "unshare", "chroot", "curl", "skopeo"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("no %s", tool)
-		}
-	}
+	runsPods(t, "skopeo")
 	if c, err := (&app{Host: System()}).mavenClient(overlays.Site{}); err != nil || len(c.Repositories) == 0 {
 		t.Skipf("no Maven repository: %v", err)
 	}

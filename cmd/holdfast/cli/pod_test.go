@@ -86,6 +86,30 @@ const nodeName = "node-1"
 // hosts is what the cluster's names lead to here.
 const hosts = "127.0.0.1 localhost postgresql.postgresql.svc.cluster.local keycloak.keycloak.svc.cluster.local registry.registry.svc.cluster.local minio.minio.svc.cluster.local loki.loki.svc.cluster.local id.source.example registry.source.example\n"
 
+// runsPods skips a test that runs images, where that is not wanted or cannot be.
+func runsPods(t *testing.T, tools ...string) {
+	t.Helper()
+	if os.Getenv("HOLDFAST_PLATFORM_TEST") == "" {
+		t.Skip("set HOLDFAST_PLATFORM_TEST=1; it needs root, mirrors and some minutes")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root can enter another root")
+	}
+	for _, tool := range append([]string{"ip", "unshare", "chroot", "curl"}, tools...) {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("no %s", tool)
+		}
+	}
+}
+
+// compilesLong skips a test whose program takes minutes to compile.
+func compilesLong(t *testing.T, program string) {
+	t.Helper()
+	if os.Getenv("HOLDFAST_LONG") == "" {
+		t.Skipf("compiles %s, for minutes; HOLDFAST_LONG=1 runs it, as make test-long does", program)
+	}
+}
+
 func newPods(t *testing.T, s *store.Store, images map[string]store.Content) *pods {
 	p := &pods{t: t, dir: t.TempDir(), store: s, images: images, secrets: map[string]map[string]string{}, netns: fmt.Sprintf("holdfast-%d", os.Getpid())}
 	// The users of containers must get to their volumes.
