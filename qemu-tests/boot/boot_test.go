@@ -18,13 +18,14 @@ import (
 
 	"holdfast.dev/holdfast/overlays"
 	"holdfast.dev/holdfast/qemu-tests/lab"
+	"holdfast.dev/holdfast/qemu-tests/longtest"
 	"holdfast.dev/holdfast/qemu-tests/pcap"
 )
 
 // TestBootReadme does what the README shows, and looks at the site that runs
 // then before it shuts it down.
 func TestBootReadme(t *testing.T) {
-	long(t, "qemu-system-x86_64", "qemu-img", "bash")
+	longtest.Begin(t, "qemu-system-x86_64", "qemu-img", "bash")
 	readme, err := os.ReadFile("../../README.md")
 	must(t, err)
 	steps, err := transcript(string(readme))
@@ -272,7 +273,7 @@ func changeManifest(t *testing.T, site string) {
 
 // TestBootNoMatch boots the image on a machine that no node of the site is.
 func TestBootNoMatch(t *testing.T) {
-	long(t, "qemu-system-x86_64", "qemu-img")
+	longtest.Begin(t, "qemu-system-x86_64", "qemu-img")
 	_, base := result(t, builtSite(t))
 	const serial, mac = "no-such-serial", "52:54:00:99:99:99"
 	vm, err := lab.Up(t.Context(), lab.Config{

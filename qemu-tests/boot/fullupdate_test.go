@@ -8,13 +8,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"holdfast.dev/holdfast/qemu-tests/longtest"
 )
 
 // TestUpdateFull takes the README's site, with Kubernetes and a database,
 // through a good update, one whose engine never gets ready and one whose
 // component never gets healthy. What users wrote must be there after all.
 func TestUpdateFull(t *testing.T) {
-	long(t, "qemu-system-x86_64", "qemu-img")
+	longtest.Begin(t, "qemu-system-x86_64", "qemu-img")
 	if os.Getenv("HOLDFAST_LONG") == "" {
 		t.Skip("takes most of an hour; HOLDFAST_LONG=1 runs it")
 	}

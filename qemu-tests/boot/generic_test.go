@@ -5,13 +5,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"holdfast.dev/holdfast/qemu-tests/longtest"
 )
 
 // TestGenericKernel boots what is for real servers: the generic kernel, with
 // firmware and microcode; and boots it again, with the partition that the first
 // boot made.
 func TestGenericKernel(t *testing.T) {
-	long(t, "qemu-system-x86_64", "qemu-img")
+	longtest.Begin(t, "qemu-system-x86_64", "qemu-img")
 	if os.Getenv("HOLDFAST_LONG") == "" {
 		t.Skip("HOLDFAST_LONG=1 runs it")
 	}

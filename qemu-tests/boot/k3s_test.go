@@ -13,6 +13,7 @@ import (
 	"holdfast.dev/holdfast/image/erofs"
 	"holdfast.dev/holdfast/qemu-tests/k3srelease"
 	"holdfast.dev/holdfast/qemu-tests/lab"
+	"holdfast.dev/holdfast/qemu-tests/longtest"
 )
 
 // k3sVar names a directory with the release files of a k3s: k3s,
@@ -55,7 +56,7 @@ func k3sSite(t *testing.T, name, version, files, components string) string {
 // k3s's documentation asks of a node is in the root, and its images are in the
 // bundle.
 func TestK3sRoot(t *testing.T) {
-	long(t)
+	longtest.Begin(t)
 	files := filepath.Join(openDir(t, "k3s-files"), "files")
 	must(t, k3srelease.Write(files))
 	site := k3sSite(t, "k3s-root", "v1.36.3+k3s1", files, "")
@@ -106,7 +107,7 @@ func TestK3s(t *testing.T) {
 	if files == "" || version == "" {
 		t.Skipf("K3S WAS NOT BOOTED: no release files of k3s are to be had here. %s=DIRECTORY and %s=v1.X.Y+k3sN boot it", k3sVar, k3sVersionVar)
 	}
-	long(t, "qemu-system-x86_64", "qemu-img")
+	longtest.Begin(t, "qemu-system-x86_64", "qemu-img")
 	files, err := filepath.Abs(files)
 	must(t, err)
 	site := k3sSite(t, "k3s", version, files, "{name: postgresql, origin: source}")

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"holdfast.dev/holdfast/qemu-tests/lab"
+	"holdfast.dev/holdfast/qemu-tests/longtest"
 	"holdfast.dev/holdfast/qemu-tests/totp"
 )
 
@@ -27,7 +28,7 @@ import (
 // uses it from outside by its public names: sign-on, the API, the registry, and
 // a pod from an image of that registry.
 func TestPlatformSite(t *testing.T) {
-	long(t, "qemu-system-x86_64", "qemu-img", "skopeo", "tar")
+	longtest.Begin(t, "qemu-system-x86_64", "qemu-img", "skopeo", "tar")
 	if os.Getenv("HOLDFAST_LONG") == "" {
 		t.Skip("takes half an hour; HOLDFAST_LONG=1 runs it")
 	}

@@ -17,12 +17,13 @@ import (
 
 	"holdfast.dev/holdfast/airgap"
 	"holdfast.dev/holdfast/cmd/holdfast/agentbin"
+	"holdfast.dev/holdfast/qemu-tests/longtest"
 )
 
 // TestReproducible builds one site twice: here and now, and by another user
 // in another directory, with another clock, umask, language and cache.
 func TestReproducible(t *testing.T) {
-	long(t, "cp")
+	longtest.Begin(t, "cp")
 	site := builtSite(t)
 	sameAgent(t)
 	one, base := result(t, site)
@@ -149,7 +150,7 @@ func differ(a, b string) (int64, error) {
 // TestInterrupted kills builds with no chance to clean up. What they leave is
 // no result, and the next build gives what an undisturbed one gives.
 func TestInterrupted(t *testing.T) {
-	long(t, "cp")
+	longtest.Begin(t, "cp")
 	site := builtSite(t)
 	_, base := result(t, site)
 	dir, cache := openDir(t, "interrupted"), openDir(t, "interrupted-cache")

@@ -20,6 +20,7 @@ import (
 	"holdfast.dev/holdfast/image/erofs"
 	"holdfast.dev/holdfast/image/slot"
 	"holdfast.dev/holdfast/qemu-tests/lab"
+	"holdfast.dev/holdfast/qemu-tests/longtest"
 	"holdfast.dev/holdfast/signing"
 )
 
@@ -56,7 +57,7 @@ var damages = []damage{
 // other release, if there is one that is whole, else it never starts. With
 // HOLDFAST_LONG=1 it is all, else one damage to the only release.
 func TestSecureBoot(t *testing.T) {
-	long(t, "qemu-system-x86_64", "qemu-img", "mcopy", "sbattach")
+	longtest.Begin(t, "qemu-system-x86_64", "qemu-img", "mcopy", "sbattach")
 	thorough := os.Getenv("HOLDFAST_LONG") != ""
 	site := bareSite(t, "secureboot", nil)
 	run(t, site, "lab", "up", "--wait", "--memory", "1024", "--timeout", patience.String())

@@ -52,19 +52,6 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// long skips a test that boots or builds, where that cannot be.
-func long(t *testing.T, tools ...string) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("takes minutes; left out with -short")
-	}
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is missing; make setup installs it", tool)
-		}
-	}
-}
-
 var program = sync.OnceValues(func() (string, error) {
 	if name := os.Getenv("HOLDFAST_BIN"); name != "" {
 		return filepath.Abs(name)

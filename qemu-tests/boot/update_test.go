@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"holdfast.dev/holdfast/qemu-tests/lab"
+	"holdfast.dev/holdfast/qemu-tests/longtest"
 )
 
 // updating is a site's lab that takes one update after the other.
@@ -193,7 +194,7 @@ func hangs(f *forgery) { f.cmdline += ` systemd.run="/bin/sh -c 'kill -SEGV 1'"`
 // TestUpdate takes an operating system without Kubernetes through what can
 // happen to an update. With HOLDFAST_LONG=1 it is all, else the quicker ones.
 func TestUpdate(t *testing.T) {
-	long(t, "qemu-system-x86_64", "qemu-img")
+	longtest.Begin(t, "qemu-system-x86_64", "qemu-img")
 	site := bareSite(t, "updated", nil)
 	good := anotherRelease(t, site, 10, withPackages("tree"))
 	u := upForUpdates(t, site, 1024)

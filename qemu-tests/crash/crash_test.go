@@ -5,27 +5,15 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-)
 
-// need skips a test that takes minutes, or has not what it needs.
-func need(t *testing.T, tools ...string) {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("takes minutes; left out with -short")
-	}
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is missing; make setup installs it", tool)
-		}
-	}
-}
+	"holdfast.dev/holdfast/qemu-tests/longtest"
+)
 
 // number is that of an environment variable.
 func number(t *testing.T, name string, otherwise int) int {
@@ -42,7 +30,7 @@ func number(t *testing.T, name string, otherwise int) int {
 // TestCrash builds releases, and takes the power away from a node that goes from
 // one to another.
 func TestCrash(t *testing.T) {
-	need(t, "qemu-system-x86_64", "e2fsck", "debugfs", "fsck.erofs")
+	longtest.Begin(t, "qemu-system-x86_64", "e2fsck", "debugfs", "fsck.erofs")
 	forks := number(t, "HOLDFAST_CRASH_CUTS", 0)
 	r := build(t, forks > 0)
 	rec := record(t, r)

@@ -16,6 +16,7 @@ import (
 
 	"holdfast.dev/holdfast/overlays"
 	"holdfast.dev/holdfast/qemu-tests/lab"
+	"holdfast.dev/holdfast/qemu-tests/longtest"
 	"holdfast.dev/holdfast/qemu-tests/nbd"
 )
 
@@ -274,7 +275,7 @@ func (rec rowsRecording) boot(ctx context.Context, c *rowsCut, state *nbd.State,
 // TestRows boots the README's site, for which it takes the better part of an
 // hour.
 func TestRows(t *testing.T) {
-	need(t, "qemu-system-x86_64")
+	longtest.Begin(t, "qemu-system-x86_64")
 	if os.Getenv("HOLDFAST_CRASH_FULL") == "" {
 		t.Skip("takes most of an hour; HOLDFAST_CRASH_FULL=1 runs it")
 	}

@@ -35,10 +35,15 @@ func (a *agent) bringUpEngine(ctx context.Context, e engine, c node.Config, n no
 	if err != nil {
 		return nil, err
 	}
-	// The first start, by kubeadm, has waited for the roles; at others all that
-	// is here can begin with those of the boot before.
+	// At the first start it refuses to answer before the roles are there; at
+	// others all that is here can begin with those of the boot before.
 	if err := a.await(ctx, "the API server", func() error { return cluster.Readyz(ctx, apply.Roles) }); err != nil {
 		return nil, err
+	}
+	if e.finish != nil {
+		if err := e.finish(ctx, a); err != nil {
+			return nil, err
+		}
 	}
 	return cluster, nil
 }

@@ -28,6 +28,9 @@ type engine struct {
 	// up starts it, with the release's images unpacked, and returns when the API
 	// server may be waited for. Its only error is ctx's.
 	up func(ctx context.Context, a *agent, e engine, c node.Config, n node.Node) error
+	// finish starts what needs a ready API server; nil: up has. Its only error is
+	// ctx's.
+	finish func(ctx context.Context, a *agent) error
 	// agentNetwork: the agent lets pods onto the network and enforces network
 	// policies. Other engines do both themselves.
 	agentNetwork bool
@@ -41,7 +44,7 @@ func engineOf(name string) (engine, error) {
 			adminConf: kubeadm.AdminConf, socket: containerd.Socket, datastore: "/var/lib/etcd",
 			stop:  []string{"kubelet.service", "kubepods.slice", "containerd.service"},
 			files: kubeadmFiles, stale: []string{kubeadm.PatchesDir},
-			up: upKubeadm, agentNetwork: true,
+			up: upKubeadm, finish: finishKubeadm, agentNetwork: true,
 		}, nil
 	case "k3s":
 		return engine{
@@ -58,7 +61,7 @@ func k3sFiles(c node.Config, n node.Node) (map[string][]byte, error) {
 	return k3s.Files(c, n, "http://"+listenAt, authorityFile)
 }
 
-// upKubeadm starts containerd, and with it and kubeadm the control plane.
+// upKubeadm starts containerd, and with it and kubeadm etcd and the API server.
 func upKubeadm(ctx context.Context, a *agent, e engine, c node.Config, n node.Node) error {
 	if err := a.insist(ctx, status.EngineUp, "start containerd", func() error { return a.startContainerd(ctx, e, c, n) }); err != nil {
 		return err
@@ -66,10 +69,17 @@ func upKubeadm(ctx context.Context, a *agent, e engine, c node.Config, n node.No
 	if err := a.insist(ctx, status.EngineUp, "pull images", func() error { return a.pullImages(ctx, e, c.Images) }); err != nil {
 		return err
 	}
-	up := kubeadm.Node{Root: a.host.Root, Say: a.Say, Run: func(ctx context.Context, line func(string), name string, arg ...string) error {
+	return a.insist(ctx, status.EngineUp, "start the API server", func() error { return a.kubeadm().Up(ctx) })
+}
+
+func finishKubeadm(ctx context.Context, a *agent) error {
+	return a.insist(ctx, status.EngineUp, "start the controllers", func() error { return a.kubeadm().Finish(ctx) })
+}
+
+func (a *agent) kubeadm() kubeadm.Node {
+	return kubeadm.Node{Root: a.host.Root, Say: a.Say, Run: func(ctx context.Context, line func(string), name string, arg ...string) error {
 		return a.host.Run(ctx, func(s string) { a.log.Info(s, "from", name); line(s) }, name, arg...)
 	}}
-	return a.insist(ctx, status.EngineUp, "start the control plane", func() error { return up.Up(ctx) })
 }
 
 // upK3s starts k3s, which starts its own containerd once its API server works;

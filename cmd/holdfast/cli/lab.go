@@ -79,7 +79,7 @@ func (a *app) labUp() *cobra.Command {
 	}
 	c.Flags().BoolVar(&wait, "wait", false, "wait until node and components are healthy")
 	c.Flags().BoolVar(&fresh, "fresh", false, "begin with a new disk; what the old one held is lost")
-	c.Flags().DurationVar(&timeout, "timeout", 20*time.Minute, "with --wait: give up after that long")
+	c.Flags().DurationVar(&timeout, "timeout", 40*time.Minute, "with --wait: give up after that long")
 	c.Flags().BoolVar(&secure, "secure-boot", true, "firmware that starts nothing but what the site's keys signed")
 	c.Flags().IntVar(&memory, "memory", 4096, "memory in MiB")
 	c.Flags().IntVar(&cpus, "cpus", 2, "processors")
@@ -309,7 +309,7 @@ func (a *app) labReboot() *cobra.Command {
 	}
 	c.Flags().BoolVar(&hard, "hard", false, "reset the machine without asking the node")
 	c.Flags().BoolVar(&wait, "wait", false, "wait until node and components are healthy")
-	c.Flags().DurationVar(&timeout, "timeout", 20*time.Minute, "with --wait: give up after that long")
+	c.Flags().DurationVar(&timeout, "timeout", 40*time.Minute, "with --wait: give up after that long")
 	return c
 }
 

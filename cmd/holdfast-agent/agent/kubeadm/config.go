@@ -67,6 +67,11 @@ func Config(c node.Config, n node.Node) ([]byte, error) {
 	return out, nil
 }
 
+// The preflight checks pull images and look for tools that an appliance has not;
+// CoreDNS and kube-proxy are components of the release; a join command on the
+// console would be a secret in the log.
+var skipPhases = []string{"preflight", "addon/coredns", "addon/kube-proxy", "show-join-command"}
+
 func initConfig(n node.Node) m {
 	return m{
 		"apiVersion":       "kubeadm.k8s.io/v1beta4",
@@ -79,11 +84,8 @@ func initConfig(n node.Node) m {
 			"taints":           []any{}, // the only node runs everything
 			"kubeletExtraArgs": []m{{"name": "node-ip", "value": n.IP()}},
 		},
-		"patches": m{"directory": PatchesDir},
-		// The preflight checks pull images and look for tools that an appliance
-		// has not; CoreDNS and kube-proxy are components of the release; a join
-		// command on the console would be a secret in the log.
-		"skipPhases": []string{"preflight", "addon/coredns", "addon/kube-proxy", "show-join-command"},
+		"patches":    m{"directory": PatchesDir},
+		"skipPhases": skipPhases,
 		"timeouts":   m{"controlPlaneComponentHealthCheck": initTimeout, "kubeletHealthCheck": initTimeout, "kubernetesAPICall": "5m0s"},
 	}
 }
@@ -171,6 +173,12 @@ var requests = map[string]m{
 // handshake a second.
 const apiProbe = 10
 
+// liveFailures is how often in a row, ten seconds apart, etcd and the API server
+// may fail to say that they live before they are killed. Kubeadm's eight kill
+// them on a machine that is merely slow, which makes it slower, and nobody else
+// takes over.
+const liveFailures = 30
+
 // Patches gives the files of PatchesDir: each static pod runs the release's
 // image by digest.
 func Patches(images []node.Image) (map[string][]byte, error) {
@@ -181,8 +189,12 @@ func Patches(images []node.Image) (map[string][]byte, error) {
 			return nil, fmt.Errorf("cannot patch %s: the release has no image of that name", name)
 		}
 		container := m{"name": name, "image": img.Ref(), "resources": m{"requests": req}}
-		if name == "kube-apiserver" {
+		switch name {
+		case "kube-apiserver":
 			container["readinessProbe"] = m{"periodSeconds": apiProbe}
+			fallthrough
+		case "etcd":
+			container["livenessProbe"] = m{"failureThreshold": liveFailures}
 		}
 		b, err := json.MarshalIndent(m{"spec": m{"containers": []m{container}}}, "", "  ")
 		if err != nil {

@@ -145,19 +145,54 @@ func (k *machine) write(t *testing.T, name string) {
 	}
 }
 
+// The controllers start in Finish, which the agent calls once the API server is
+// ready.
 func TestFirstAndLaterBoot(t *testing.T) {
 	k := newMachine(t)
-	for _, want := range [][]string{
-		{"init --config " + kubeadm.ConfigFile},
-		{"init phase etcd", "init phase control-plane", "init phase kubelet-start", "start kubelet.service"},
+	for _, want := range []struct{ up, finish []string }{
+		{[]string{"init --config " + kubeadm.ConfigFile}, []string{"init --config " + kubeadm.ConfigFile}},
+		{
+			[]string{"init phase etcd", "init phase control-plane", "init phase kubelet-start", "start kubelet.service"},
+			[]string{"init phase control-plane", "init phase control-plane"},
+		},
 	} {
 		k.ran = nil
-		if err := k.Up(t.Context()); err != nil || !slices.Equal(k.ran, want) {
-			t.Errorf("ran %q, %v; want %q", k.ran, err, want)
+		if err := k.Up(t.Context()); err != nil || !slices.Equal(k.ran, want.up) {
+			t.Errorf("up ran %q, %v; want %q", k.ran, err, want.up)
+		}
+		k.ran = nil
+		if err := k.Finish(t.Context()); err != nil || !slices.Equal(k.ran, want.finish) {
+			t.Errorf("finish ran %q, %v; want %q", k.ran, err, want.finish)
 		}
 	}
 	if _, err := os.Stat(filepath.Join(k.Root, "var/lib/etcd/member/wal")); err != nil {
 		t.Errorf("a later boot lost the datastore: %v", err)
+	}
+}
+
+// Each phase of the first boot is in one of its two halves.
+func TestTheHalvesOfInit(t *testing.T) {
+	k := newMachine(t)
+	var skipped [][]string
+	run := k.Run
+	k.Run = func(ctx context.Context, line func(string), name string, arg ...string) error {
+		skipped = append(skipped, strings.Split(arg[len(arg)-1], ","))
+		return run(ctx, line, name, arg...)
+	}
+	if err := errors.Join(k.Up(t.Context()), k.Finish(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	for phase, half := range map[string]int{
+		"certs": 0, "kubeconfig": 0, "etcd": 0, "control-plane/apiserver": 0, "kubelet-start": 0,
+		"control-plane/controller-manager": 1, "control-plane/scheduler": 1, "wait-control-plane": 1, "upload-config": 1,
+		"upload-certs": 1, "mark-control-plane": 1, "bootstrap-token": 1, "kubelet-finalize": 1,
+		"preflight": -1, "addon/coredns": -1, "addon/kube-proxy": -1, "show-join-command": -1,
+	} {
+		for i, s := range skipped {
+			if slices.Contains(s, phase) == (i == half) {
+				t.Errorf("phase %s, half %d: skipped %q", phase, i, s)
+			}
+		}
 	}
 }
 
@@ -166,6 +201,9 @@ func TestInterruptedInit(t *testing.T) {
 	k.fail = "init"
 	if err := k.Up(t.Context()); err == nil {
 		t.Fatal("a failed init passed")
+	}
+	if err := k.Finish(t.Context()); err == nil {
+		t.Fatal("a failed second half passed")
 	}
 	k.fail, k.ran = "reset", nil
 	k.write(t, "etc/kubernetes/half")

@@ -27,17 +27,29 @@ func (n Node) path(p string) string { return filepath.Join(n.Root, p) }
 // doneFile marks a control plane whose init ran to its end.
 const doneFile = "/var/lib/holdfast/kubeadm.done"
 
-// Up starts the control plane: with `kubeadm init` at the first boot, later by
-// rendering the static pods again, since /etc/kubernetes/manifests is empty
-// after a boot. It needs a running containerd, ConfigFile and PatchesDir. It
-// returns when the kubelet is started; an API server may answer later.
+// The phases of `kubeadm init` that Up leaves to Finish, and those before.
+//
+// A controller manager gives up when the API server is not healthy ten seconds
+// after its own start. Started at once, on a slow machine it takes the processor
+// from the API server, for nothing, again and again.
+var (
+	waitForAPI = []string{"control-plane/controller-manager", "control-plane/scheduler", "wait-control-plane",
+		"upload-config", "upload-certs", "mark-control-plane", "bootstrap-token", "kubelet-finalize"}
+	beforeAPI = []string{"certs", "kubeconfig", "etcd", "control-plane/apiserver", "kubelet-start"}
+)
+
+// Up starts etcd, the API server and the kubelet: with `kubeadm init` at the
+// first boot, later by rendering the static pods again, since
+// /etc/kubernetes/manifests is empty after a boot. It needs a running
+// containerd, ConfigFile and PatchesDir. It returns when the kubelet is started;
+// once the API server is ready, Finish does the rest.
 func (n Node) Up(ctx context.Context) error {
-	_, err := os.Stat(n.path(doneFile))
-	switch {
-	case err == nil:
+	first, err := n.firstBoot()
+	if err != nil {
+		return err
+	}
+	if !first {
 		return n.again(ctx)
-	case !errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("cannot tell whether this is the first boot: %w", err)
 	}
 	if left := n.leftovers(); len(left) > 0 {
 		n.Say("an earlier first boot was interrupted: starting it again, in place of %s", strings.Join(left, ", "))
@@ -45,8 +57,20 @@ func (n Node) Up(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := n.run(ctx, "init", "--config", ConfigFile, "--skip-token-print"); err != nil {
-		return fmt.Errorf("cannot create the control plane: %w", err)
+	return n.init(ctx, waitForAPI)
+}
+
+// Finish starts what needs the API server, with which it also ends a first boot.
+func (n Node) Finish(ctx context.Context) error {
+	first, err := n.firstBoot()
+	if err != nil {
+		return err
+	}
+	if !first {
+		return n.phases(ctx, "control-plane controller-manager", "control-plane scheduler")
+	}
+	if err := n.init(ctx, beforeAPI); err != nil {
+		return err
 	}
 	err = os.MkdirAll(filepath.Dir(n.path(doneFile)), 0o755)
 	if err == nil {
@@ -58,18 +82,43 @@ func (n Node) Up(ctx context.Context) error {
 	return nil
 }
 
+func (n Node) firstBoot() (bool, error) {
+	_, err := os.Stat(n.path(doneFile))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, fmt.Errorf("cannot tell whether this is the first boot: %w", err)
+	}
+	return err != nil, nil
+}
+
+// init runs `kubeadm init` without some phases, which the flag takes in place
+// of the configuration's.
+func (n Node) init(ctx context.Context, without []string) error {
+	skip := strings.Join(slices.Concat(skipPhases, without), ",")
+	if err := n.run(ctx, "init", "--config", ConfigFile, "--skip-token-print", "--skip-phases", skip); err != nil {
+		return fmt.Errorf("cannot create the control plane: %w", err)
+	}
+	return nil
+}
+
 // again brings up a control plane that exists: certificates, kubeconfigs and
 // etcd's data stay.
 func (n Node) again(ctx context.Context) error {
-	for _, phase := range [][]string{{"etcd", "local"}, {"control-plane", "all"}, {"kubelet-start"}} {
-		arg := slices.Concat([]string{"init", "phase"}, phase, []string{"--config", ConfigFile})
-		if err := n.run(ctx, arg...); err != nil {
-			return fmt.Errorf("cannot start the control plane: %w", err)
-		}
+	if err := n.phases(ctx, "etcd local", "control-plane apiserver", "kubelet-start"); err != nil {
+		return err
 	}
 	// kubeadm only warns when the kubelet does not start.
 	if err := n.Run(ctx, func(string) {}, "/usr/bin/systemctl", "start", "kubelet.service"); err != nil {
 		return fmt.Errorf("cannot start the kubelet: %w\nhint: its journal tells more", err)
+	}
+	return nil
+}
+
+func (n Node) phases(ctx context.Context, names ...string) error {
+	for _, name := range names {
+		arg := slices.Concat([]string{"init", "phase"}, strings.Fields(name), []string{"--config", ConfigFile})
+		if err := n.run(ctx, arg...); err != nil {
+			return fmt.Errorf("cannot start the control plane: %w", err)
+		}
 	}
 	return nil
 }
