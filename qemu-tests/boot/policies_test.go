@@ -55,7 +55,7 @@ func policiesHold(t *testing.T, site string) {
 	apply("clients.yaml", clients)
 	defer run(t, site, "lab", "kubectl", "delete", "namespace", "user", "component")
 	for _, ns := range []string{"user", "component"} {
-		run(t, site, "lab", "kubectl", "wait", "--for=condition=Ready", "pod/client", "-n", ns, "--timeout=5m")
+		run(t, site, "lab", "kubectl", "wait", "--for=condition=Ready", "pod/client", "-n", ns, "--timeout=15m")
 	}
 	database := run(t, site, "lab", "kubectl", "get", "service", "-n", "postgresql", "postgresql", "-o", "jsonpath={.spec.clusterIP}").stdout
 	reach := func(ns string) (string, bool) {
@@ -89,7 +89,7 @@ func policiesHold(t *testing.T, site string) {
 	}
 
 	log := run(t, site, "lab", "kubectl", "run", "refused", "-n", "user", "--image=docker.io/library/busybox:1.37.0",
-		"--privileged", "--restart=Never", "--attach", "--rm", "--quiet", "--command", "--", "/usr/bin/busybox", "dmesg").stdout
+		"--privileged", "--restart=Never", "--pod-running-timeout=15m", "--attach", "--rm", "--quiet", "--command", "--", "/usr/bin/busybox", "dmesg").stdout
 	for _, line := range []string{"holdfast: refused to postgresql/postgresql-0: ", "holdfast: refused from postgresql/postgresql-0: ", "holdfast: refused from component/client: "} {
 		if !strings.Contains(log, line) {
 			t.Errorf("the kernel's log does not say %q", line)
