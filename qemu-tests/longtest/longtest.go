@@ -2,6 +2,7 @@
 package longtest
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"strconv"
@@ -19,18 +20,31 @@ func Begin(t *testing.T, tools ...string) {
 	if testing.Short() {
 		t.Skip("takes minutes; left out with -short")
 	}
+	why, err := without(os.Getenv(Until), time.Now(), tools)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if why != "" {
+		t.Skip(why)
+	}
+}
+
+// without says what is missing at that time, "" if nothing is.
+func without(until string, now time.Time, tools []string) (string, error) {
 	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%s is missing; make setup installs it", tool)
+			return tool + " is missing; make setup installs it", nil
 		}
 	}
-	if s := os.Getenv(Until); s != "" {
-		sec, err := strconv.ParseInt(s, 10, 64)
-		if err != nil {
-			t.Fatalf("%s: %v", Until, err)
-		}
-		if late := time.Since(time.Unix(sec, 0)); late > 0 {
-			t.Skipf("NOT RUN: the tests before it took %.0f s too long on this machine; run it by hand", late.Seconds())
-		}
+	if until == "" {
+		return "", nil
 	}
+	sec, err := strconv.ParseInt(until, 10, 64)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", Until, err)
+	}
+	if late := now.Sub(time.Unix(sec, 0)); late > 0 {
+		return fmt.Sprintf("NOT RUN: the tests before it took %.0f s too long on this machine; run it by hand", late.Seconds()), nil
+	}
+	return "", nil
 }

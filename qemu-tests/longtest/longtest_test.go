@@ -1,36 +1,24 @@
-package longtest_test
+package longtest
 
 import (
-	"strconv"
+	"strings"
 	"testing"
 	"time"
-
-	"holdfast.dev/holdfast/qemu-tests/longtest"
 )
 
-func TestBegin(t *testing.T) {
-	if testing.Short() {
-		t.Skip("nothing begins with -short")
-	}
-	for _, x := range []struct {
-		name, until, tool string
-		begins            bool
-	}{
-		{"no end", "", "sh", true},
-		{"time left", strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10), "sh", true},
-		{"too late", strconv.FormatInt(time.Now().Add(-time.Hour).Unix(), 10), "sh", false},
-		{"no tool", "", "no-such-tool", false},
+func TestWithout(t *testing.T) {
+	for _, x := range []struct{ name, until, tool, want string }{
+		{"no end", "", "sh", ""},
+		{"time left", "1001", "sh", ""},
+		{"too late", "990", "sh", "NOT RUN: the tests before it took 10 s too long"},
+		{"no tool", "1001", "no-such-tool", "no-such-tool is missing"},
 	} {
-		t.Run(x.name, func(t *testing.T) {
-			t.Setenv(longtest.Until, x.until)
-			begun := false
-			t.Run("it", func(t *testing.T) {
-				longtest.Begin(t, x.tool)
-				begun = true
-			})
-			if begun != x.begins {
-				t.Errorf("begun: %v", begun)
-			}
-		})
+		why, err := without(x.until, time.Unix(1000, 0), []string{x.tool})
+		if err != nil || (why == "") != (x.want == "") || !strings.HasPrefix(why, x.want) {
+			t.Errorf("%s: %q, %v", x.name, why, err)
+		}
+	}
+	if _, err := without("soon", time.Unix(1000, 0), nil); err == nil || !strings.Contains(err.Error(), Until) {
+		t.Errorf("a time that is none: %v", err)
 	}
 }
