@@ -287,7 +287,7 @@ func TestBootNoMatch(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	must(t, vm.Expect(t.Context(), "no node of this site matches this machine", 3*time.Minute))
+	must(t, vm.Expect(t.Context(), "no node of this site matches this machine", patience))
 	must(t, vm.Expect(t.Context(), serial, 10*time.Second))
 	must(t, vm.Expect(t.Context(), mac, 10*time.Second))
 	err = vm.WaitHealthy(t.Context(), nil)
