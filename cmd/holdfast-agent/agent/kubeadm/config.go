@@ -189,11 +189,10 @@ func Patches(images []node.Image) (map[string][]byte, error) {
 			return nil, fmt.Errorf("cannot patch %s: the release has no image of that name", name)
 		}
 		container := m{"name": name, "image": img.Ref(), "resources": m{"requests": req}}
-		switch name {
-		case "kube-apiserver":
+		if name == "kube-apiserver" {
 			container["readinessProbe"] = m{"periodSeconds": apiProbe}
-			fallthrough
-		case "etcd":
+		}
+		if name == "kube-apiserver" || name == "etcd" {
 			container["livenessProbe"] = m{"failureThreshold": liveFailures}
 		}
 		b, err := json.MarshalIndent(m{"spec": m{"containers": []m{container}}}, "", "  ")
