@@ -113,10 +113,16 @@ func admitEngine(running, candidate *bundles.Verified) error {
 	if from.Name != to.Name {
 		return fmt.Errorf("its engine is %s, this node's %s: a node keeps its engine", to.Name, from.Name)
 	}
-	if from.Version == to.Version {
+	return EngineMayFollow(from.Version, to.Version)
+}
+
+// EngineMayFollow says whether an engine of version to may take up what one of
+// version from left, and if not, why.
+func EngineMayFollow(from, to string) error {
+	if from == to {
 		return nil // an appliance without Kubernetes has none
 	}
-	return skew(from.Version, to.Version)
+	return skew(from, to)
 }
 
 var versionForm = regexp.MustCompile(`^v([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})(?:[-+].*)?$`)

@@ -23,13 +23,18 @@ const maxESPSize = int64(32) << 30
 // epoch is the time of all of them. It reports all files that FAT cannot hold
 // at once, two whose names differ in case only among them.
 func WriteESP(path string, size int64, files *rootfs.Tree, epoch int64) error {
+	return WriteFAT(path, size, fatLabel, files, epoch)
+}
+
+// WriteFAT is WriteESP with a label: at most eleven capitals, digits and dashes.
+func WriteFAT(path string, size int64, label string, files *rootfs.Tree, epoch int64) error {
 	if size < MinESPSize || size > maxESPSize || size%blockSize != 0 {
 		return fmt.Errorf("cannot write %s: size %d is not a number of blocks of %d bytes, from %d to %d", path, size, blockSize, MinESPSize, maxESPSize)
 	}
 	if err := checkFAT(files); err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	v, err := planFAT(size, files, epoch)
+	v, err := planFAT(size, label, files, epoch)
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}

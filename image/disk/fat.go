@@ -23,7 +23,7 @@ const (
 	fatArchive    = 0x20
 	fatLabelEntry = 0x08
 	fatLongEntry  = 0x0f
-	fatLabel      = "ESP        "
+	fatLabel      = "ESP" // of an EFI system partition
 )
 
 // fat is a file system of which everything has its place.
@@ -34,6 +34,7 @@ type fat struct {
 	used              int64
 	clock, date       uint16
 	id                uint32
+	label             [11]byte
 	nodes             []*node // parents first
 }
 
@@ -48,8 +49,9 @@ type node struct {
 }
 
 // planFAT gives each file its place.
-func planFAT(size int64, files *rootfs.Tree, epoch int64) (*fat, error) {
-	v := &fat{size: size, clusterSize: sectorSize, id: uint32(epoch)}
+func planFAT(size int64, label string, files *rootfs.Tree, epoch int64) (*fat, error) {
+	v := &fat{size: size, clusterSize: sectorSize, id: uint32(epoch), label: [11]byte([]byte("           "))}
+	copy(v.label[:], label)
 	if size > 260<<20 {
 		v.clusterSize = blockSize
 	}
@@ -119,7 +121,7 @@ func (v *fat) bootSector() []byte {
 	b[64] = 0x80 // the first disk
 	b[66] = 0x29 // the next three fields are there
 	le.PutUint32(b[67:], v.id)
-	copy(b[71:82], fatLabel)
+	copy(b[71:82], v.label[:])
 	copy(b[82:90], "FAT32   ")
 	le.PutUint16(b[510:], 0xaa55)
 	return b
@@ -158,7 +160,7 @@ func (v *fat) table() []byte {
 func (v *fat) directory(n *node) []byte {
 	b := make([]byte, 0, n.count*v.clusterSize)
 	if n.parent == nil {
-		b = v.appendEntry(b, [11]byte([]byte(fatLabel)), fatLabelEntry, 0, 0)
+		b = v.appendEntry(b, v.label, fatLabelEntry, 0, 0)
 	} else {
 		up := n.parent.cluster
 		if n.parent.parent == nil {

@@ -56,17 +56,25 @@ func arguments(s state, sticks []stick, firmware string, bios bool) []string {
 	add("-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset",
 		"-chardev", "socket,id=console,path=console.sock,server=on,wait=off,logfile=console.log,logappend=on",
 		"-serial", "chardev:console",
-		"-device", "virtio-serial-pci",
+		// Room for one port: QEMU looks at each that could be there all the time.
+		"-device", "virtio-serial-pci,max_ports=2",
 		"-chardev", "socket,id=lab,path=lab.sock,server=on,wait=off",
 		"-device", "virtserialport,chardev=lab,name=dev.holdfast.lab",
 		"-qmp", "unix:qmp.sock,server=on,wait=off")
 	// Behind all others, which so keep their places on the bus.
 	add("-device", "virtio-scsi-pci,id="+stickBus)
 	for _, k := range sticks {
-		add("-blockdev", "driver=raw,node-name="+k.node()+",read-only=on,file.driver=file,file.filename="+commas(k.Image),
+		add("-blockdev", "driver=raw,node-name="+k.node()+",read-only="+onOff(!k.Writable)+",file.driver=file,file.filename="+commas(k.Image),
 			"-device", "scsi-hd,bus="+stickBus+".0,drive="+k.node()+",id="+k.node()+",serial="+k.Serial)
 	}
 	return args
+}
+
+func onOff(b bool) string {
+	if b {
+		return "on"
+	}
+	return "off"
 }
 
 // commas writes a value as QEMU's option syntax wants it.

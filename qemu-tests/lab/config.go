@@ -20,20 +20,22 @@ import (
 
 // Config says which machine to run. Dir must be given, and Image or Disk.
 type Config struct {
-	Dir        string      // its state
-	Image      string      // the release's image, raw or qcow2; only read
-	Disk       string      // unix socket of an NBD server to boot from, instead of a disk made over Image
-	Serial     string      // SMBIOS serial number; default "holdfast-lab"
-	MAC        string      // default 52:54:00:12:34:56
-	CPUs       int         // default 2
-	MemoryMiB  int         // default 4096
-	DiskGiB    int         // default 24; of the disk made over Image
-	Forward    map[int]int // port of 127.0.0.1 to port of the guest; its 6443 always has one
-	SecureBoot bool        // firmware that lets only signed code boot
-	Accel      string      // "kvm" or "tcg"; default: what Probe answers
-	Fresh      bool        // begin with a new disk and new firmware variables
-	QEMUArgs   []string    // appended as they are, for tests
-	Host       Host
+	Dir         string      // its state
+	Image       string      // the release's image, raw or qcow2; only read
+	Disk        string      // unix socket of an NBD server to boot from, instead of a disk made over Image
+	Serial      string      // SMBIOS serial number; default "holdfast-lab"
+	MAC         string      // default 52:54:00:12:34:56
+	CPUs        int         // default 2
+	MemoryMiB   int         // default 4096
+	DiskGiB     int         // default 24; of the disk made over Image
+	Forward     map[int]int // port of 127.0.0.1 to port of the guest; its 6443 always has one
+	SecureBoot  bool        // firmware that lets only signed code boot
+	Accel       string      // "kvm" or "tcg"; default: what Probe answers
+	Fresh       bool        // begin with a new disk and new firmware variables
+	Backup      string      // with RecoveryKey and Fresh: on a stick that is plugged in at power-on
+	RecoveryKey string      // the private key that opens it
+	QEMUArgs    []string    // appended as they are, for tests
+	Host        Host
 
 	bios bool // boot a sector rather than a release
 }

@@ -26,6 +26,7 @@ type question struct {
 	Key    string `json:"key,omitempty"`
 	DryRun bool   `json:"dryRun,omitempty"`
 	Lines  int    `json:"lines,omitempty"` // of the journal
+	Code   string `json:"code,omitempty"`  // of a backup
 }
 
 // ask puts a request to the agent and decodes the result, trying again on a

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,10 +23,11 @@ const StickLabel = "HOLDFAST"
 // stickBus is the controller that sticks are plugged into.
 const stickBus = "sticks"
 
-// stick is a disk that can be plugged in and out; it is only read.
+// stick is a disk that can be plugged in and out.
 type stick struct {
-	Serial string `json:"serial"`
-	Image  string `json:"image"`
+	Serial   string `json:"serial"`
+	Image    string `json:"image"`
+	Writable bool   `json:"writable,omitempty"`
 }
 
 // node names its parts in QEMU.
@@ -53,13 +55,17 @@ func sticks(dir string) ([]stick, error) {
 // SCSI disk with that serial number. It stays plugged in, over power cuts too,
 // until DetachDisk, or until its file is gone when the machine starts.
 func (vm *VM) AttachDisk(ctx context.Context, image, serial string) error {
-	if err := vm.attachDisk(ctx, image, serial); err != nil {
+	return vm.plugIn(ctx, image, serial, false)
+}
+
+func (vm *VM) plugIn(ctx context.Context, image, serial string, writable bool) error {
+	if err := vm.attachDisk(ctx, image, serial, writable); err != nil {
 		return fmt.Errorf("cannot plug in %s: %w", image, err)
 	}
 	return nil
 }
 
-func (vm *VM) attachDisk(ctx context.Context, image, serial string) error {
+func (vm *VM) attachDisk(ctx context.Context, image, serial string, writable bool) error {
 	if !stickSerial.MatchString(serial) {
 		return fmt.Errorf("the serial number %q has other characters than letters, digits, dots and dashes, or more than 20", serial)
 	}
@@ -79,14 +85,14 @@ func (vm *VM) attachDisk(ctx context.Context, image, serial string) error {
 	if err != nil {
 		return err
 	}
-	k := stick{serial, id.Path}
+	k := stick{serial, id.Path, writable}
 	if slices.ContainsFunc(all, func(o stick) bool { return o.Serial == serial }) {
 		return fmt.Errorf("one with the serial number %s is plugged in", serial)
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	if err := qmpWith(ctx, vm.dir, "blockdev-add", map[string]any{
-		"driver": "raw", "node-name": k.node(), "read-only": true,
+		"driver": "raw", "node-name": k.node(), "read-only": !writable,
 		"file": map[string]any{"driver": "file", "filename": k.Image},
 	}, nil); err != nil {
 		return err
@@ -153,35 +159,39 @@ func (vm *VM) releaseStick(ctx context.Context, k stick) error {
 // MakeStick writes the image of a stick that holds one bundle, under the
 // bundle's name. The same bundle gives the same image.
 func MakeStick(image, bundle string) error {
-	if err := makeStick(image, bundle); err != nil {
+	if err := makeStick(image, StickLabel, map[string]string{filepath.Base(bundle): bundle}); err != nil {
 		return fmt.Errorf("cannot make stick: %w", err)
 	}
 	return nil
 }
 
-func makeStick(image, bundle string) error {
-	fi, err := os.Stat(bundle)
-	if err != nil {
-		return err
-	}
-	if !fi.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a file", bundle)
-	}
-	name := filepath.Base(bundle)
+// makeStick writes the image of a stick that holds files, by name.
+func makeStick(image, label string, files map[string]string) error {
 	tree := rootfs.New(0)
-	if err := tree.Add(rootfs.File{
-		Path: name, Mode: rootfs.TypeRegular | 0o444,
-		Data: rootfs.Section{Name: bundle, Length: fi.Size()},
-	}); err != nil {
-		return err
+	named := []byte("holdfast stick")
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		fi, err := os.Stat(files[name])
+		if err != nil {
+			return err
+		}
+		if !fi.Mode().IsRegular() {
+			return fmt.Errorf("%s is not a file", files[name])
+		}
+		if err := tree.Add(rootfs.File{
+			Path: name, Mode: rootfs.TypeRegular | 0o444,
+			Data: rootfs.Section{Name: files[name], Length: fi.Size()},
+		}); err != nil {
+			return err
+		}
+		named = fmt.Appendf(named, "\n%s\n%d", name, fi.Size())
 	}
-	id := sha256.Sum256(fmt.Appendf(nil, "holdfast stick\n%s\n%d", name, fi.Size()))
+	id := sha256.Sum256(named)
 	id[6], id[8] = id[6]&0x0f|0x80, id[8]&0x3f|0x80 // RFC 9562, version 8
 	f, err := os.CreateTemp(filepath.Dir(image), ".stick-*")
 	if err != nil {
 		return err
 	}
-	_, err = erofs.Write(f, tree, erofs.Options{UUID: [16]byte(id[:16]), Label: StickLabel})
+	_, err = erofs.Write(f, tree, erofs.Options{UUID: [16]byte(id[:16]), Label: label})
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Rename(f.Name(), image)
 	}

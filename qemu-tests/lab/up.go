@@ -56,6 +56,11 @@ func Up(ctx context.Context, c Config, log *slog.Logger) (*VM, error) {
 	if err := files(ctx, c, h); err != nil {
 		return nil, err
 	}
+	if c.Backup != "" {
+		if err := plugBackup(c.Dir, c.Backup, c.RecoveryKey); err != nil {
+			return nil, fmt.Errorf("cannot plug in the backup: %w", err)
+		}
+	}
 	plugged, err := sticks(c.Dir)
 	if err != nil {
 		return nil, err

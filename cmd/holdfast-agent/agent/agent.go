@@ -35,6 +35,7 @@ commands:
                    verify a bundle and update this node from it; without BUNDLE,
                    the one on the stick labelled HOLDFAST. --dry-run says what
                    would change, and how long it is likely to take
+  backup           write the state of this site onto the stick labelled HF-BACKUP
   audit            print the log of updates, after checking that it is whole
 `
 
@@ -67,6 +68,8 @@ func Main(ctx context.Context, args []string, machine func(root string) Host, st
 		err = printStatus(h, stdout, true)
 	case cmd == "apply":
 		return applyCommand(h, fs.Args()[1:], stdout, stderr)
+	case cmd == "backup" && fs.NArg() == 1:
+		err = backupCommand(h, stdout)
 	case cmd == "audit" && fs.NArg() == 1:
 		err = printAudit(h, stdout)
 	default:

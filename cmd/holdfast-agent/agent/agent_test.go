@@ -55,6 +55,7 @@ type box struct {
 	typed   chan string
 	kubeadm func(arg []string) error
 	engine  map[string]any // in node.json
+	keys    []string       // there too, that open backups
 	pulled  []string       // sockets
 }
 
@@ -215,8 +216,8 @@ func (b *box) seed(k *ecdsa.PrivateKey, mac string) {
 	manifest := put(fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[]}`, config.Digest, config.Size))
 	node := map[string]any{
 		"name": "demo", "release": 7, "zone": "official", "domain": "demo.example", "labAccess": true,
-		"engine": b.engine,
-		"nodes":  []any{map[string]any{"name": "node1", "match": map[string]string{"mac": mac}, "address": "10.0.2.15/24", "gateway": "10.0.2.2"}},
+		"engine": b.engine, "recovery": b.keys,
+		"nodes": []any{map[string]any{"name": "node1", "match": map[string]string{"mac": mac}, "address": "10.0.2.15/24", "gateway": "10.0.2.2"}},
 		"components": []any{map[string]any{"name": "db", "namespace": "db",
 			"secrets": []any{map[string]any{"name": "admin", "namespace": "db", "generate": map[string]int{"password": 32}}}}},
 	}
@@ -270,6 +271,12 @@ func (b *box) seed(k *ecdsa.PrivateKey, mac string) {
 // start runs the agent until the console shows want.
 func (b *box) start(want string) {
 	b.t.Helper()
+	b.startAnd(want, func() {})
+}
+
+// startAnd runs the agent until the console shows want, and on while f does.
+func (b *box) startAnd(want string, f func()) {
+	b.t.Helper()
 	ctx, cancel := context.WithCancel(b.t.Context())
 	done := make(chan int)
 	go func() {
@@ -287,6 +294,7 @@ func (b *box) start(want string) {
 		}
 		break
 	}
+	f()
 	cancel()
 	if code := <-done; code != 0 {
 		b.t.Errorf("stopped with %d", code)
@@ -315,8 +323,8 @@ func TestUpToTheAPIServer(t *testing.T) {
 		t.Errorf("the clock was set to %v", b.set)
 	}
 	// What needs the API server waits for it.
-	want := []string{"networkctl reload", "systemctl start containerd.service", "kubeadm init --config /run/holdfast/kubeadm/config.yaml --skip-token-print --skip-phases "}
-	if len(b.ran) != 3 || !slices.Equal(b.ran[:2], want[:2]) || !strings.HasPrefix(b.ran[2], want[2]) || b.name != "node1" {
+	want := []string{"networkctl reload", "udevadm settle --timeout=30", "systemctl start containerd.service", "kubeadm init --config /run/holdfast/kubeadm/config.yaml --skip-token-print --skip-phases "}
+	if len(b.ran) != 4 || !slices.Equal(b.ran[:3], want[:3]) || !strings.HasPrefix(b.ran[3], want[3]) || b.name != "node1" {
 		t.Errorf("ran %q as %s", b.ran, b.name)
 	}
 	for _, f := range []string{

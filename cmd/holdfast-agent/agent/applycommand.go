@@ -36,25 +36,41 @@ func applyCommand(h Host, args []string, stdout, stderr io.Writer) int {
 		}
 		name = abs
 	}
-	q := lab.Request{Op: "apply", Key: rand.Text(), Bundle: name, DryRun: *dryRun}
+	j, err := awaitJob(h, lab.Request{Op: "apply", Key: rand.Text(), Bundle: name, DryRun: *dryRun})
+	if err != nil {
+		fmt.Fprintln(stderr, "holdfast-agent:", err)
+		if errors.Is(err, errUnreachable) {
+			return 1
+		}
+		return 3
+	}
+	fmt.Fprint(stdout, j.Text)
+	if !*dryRun {
+		fmt.Fprintln(stdout, "the update has begun: holdfast-agent status shows how far it is")
+	}
+	return 0
+}
+
+// awaitJob asks the agent that runs until it is done with a job.
+func awaitJob(h Host, q lab.Request) (job, error) {
 	for {
 		var j job
-		if err := askAgent(h, q, &j); err != nil {
-			fmt.Fprintln(stderr, "holdfast-agent:", err)
-			if errors.Is(err, errUnreachable) {
-				return 1
-			}
-			return 3
-		}
-		if j.Done {
-			fmt.Fprint(stdout, j.Text)
-			if !*dryRun {
-				fmt.Fprintln(stdout, "the update has begun: holdfast-agent status shows how far it is")
-			}
-			return 0
+		if err := askAgent(h, q, &j); err != nil || j.Done {
+			return j, err
 		}
 		time.Sleep(time.Second)
 	}
+}
+
+// backupCommand asks the agent that runs for a backup, and prints what became
+// of it.
+func backupCommand(h Host, w io.Writer) error {
+	j, err := awaitJob(h, lab.Request{Op: "backup", Key: rand.Text()})
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(w, j.Text)
+	return err
 }
 
 // printAudit prints the audit log, all its files, and fails if one was changed.

@@ -11,32 +11,35 @@ import (
 
 	"holdfast.dev/holdfast/bundles/install"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/lab"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
 )
 
 // controlSocket is where `holdfast-agent apply` reaches `run`; root alone may.
 const controlSocket = "/run/holdfast/control.sock"
 
-// jobs are the updates that were asked for, by the key of the request. A
-// request that comes again, because its answer was lost, is the same job.
+// jobs are the updates and backups that were asked for, by the key of the
+// request. A request that comes again, because its answer was lost, is the same
+// job.
 type jobs struct {
 	mu  sync.Mutex
 	all map[string]*job
 }
 
-// job is one update; its fields are the answer.
+// job is one of them; its fields are the answer.
 type job struct {
-	Done  bool          `json:"done"` // it is admitted, or refused
-	Plan  *install.Plan `json:"plan,omitempty"`
-	Text  string        `json:"text,omitempty"` // the plan, for people
-	Error string        `json:"error,omitempty"`
+	Done   bool           `json:"done"` // the update is admitted or refused, the backup made or failed
+	Plan   *install.Plan  `json:"plan,omitempty"`
+	Backup *status.Backup `json:"backup,omitempty"`
+	Text   string         `json:"text,omitempty"` // the same, for people
+	Error  string         `json:"error,omitempty"`
 }
 
 const maxJobs = 64
 
 // ask starts the job of a key, or looks at it.
-func (j *jobs) ask(key string, start func(begun func(install.Plan)) error) (job, error) {
+func (j *jobs) ask(key string, start func(done func(job)) error) (job, error) {
 	if key == "" || len(key) > 64 {
-		return job{}, errors.New("cannot take an update: the request has no key")
+		return job{}, errors.New("cannot begin: the request has no key")
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -52,10 +55,11 @@ func (j *jobs) ask(key string, start func(begun func(install.Plan)) error) (job,
 	k := &job{}
 	j.all[key] = k
 	go func() {
-		err := start(func(p install.Plan) {
+		err := start(func(done job) {
 			j.mu.Lock()
 			defer j.mu.Unlock()
-			k.Done, k.Plan, k.Text = true, &p, p.Text()
+			*k = done
+			k.Done = true
 		})
 		if err != nil {
 			j.mu.Lock()
@@ -69,8 +73,8 @@ func (j *jobs) ask(key string, start func(begun func(install.Plan)) error) (job,
 // apply answers a request for an update.
 func (a *agent) apply(ctx context.Context, u *updates, restart context.CancelCauseFunc) func(lab.Request) (any, error) {
 	return func(q lab.Request) (any, error) {
-		return u.jobs.ask(q.Key, func(begun func(install.Plan)) error {
-			err := a.applyBundle(ctx, u, q.Bundle, q.DryRun, begun)
+		return u.jobs.ask(q.Key, func(done func(job)) error {
+			err := a.applyBundle(ctx, u, q.Bundle, q.DryRun, func(p install.Plan) { done(job{Plan: &p, Text: p.Text()}) })
 			if errors.Is(err, errRestart) {
 				restart(errRestart)
 			}

@@ -21,6 +21,8 @@ type engine struct {
 	datastore string   // a directory
 	beside    []string // files without which a copy of datastore cannot be used
 	stop      []string // units, in the order in which an update stops them
+	state     []string // what a backup has of it: files and directories, "*" at the end for any
+	groups    []string // control groups of all that writes to state and to volumes
 	// files gives what the engine reads on node n, by path. The directories of
 	// stale are removed first: what another release wrote would be read too.
 	files func(c node.Config, n node.Node) (map[string][]byte, error)
@@ -43,6 +45,7 @@ func engineOf(name string) (engine, error) {
 		return engine{
 			adminConf: kubeadm.AdminConf, socket: containerd.Socket, datastore: "/var/lib/etcd",
 			stop:  []string{"kubelet.service", "kubepods.slice", "containerd.service"},
+			state: kubeadm.State(), groups: []string{"kubepods.slice"},
 			files: kubeadmFiles, stale: []string{kubeadm.PatchesDir},
 			up: upKubeadm, finish: finishKubeadm, agentNetwork: true,
 		}, nil
@@ -50,6 +53,7 @@ func engineOf(name string) (engine, error) {
 		return engine{
 			adminConf: k3s.AdminConf, socket: k3s.Socket, datastore: k3s.Datastore, beside: k3s.DatastoreFiles(),
 			stop:  []string{k3s.Unit, "kubepods.slice"}, // it leaves pods running
+			state: k3s.State(), groups: []string{"system.slice/" + k3s.Unit, "kubepods.slice"},
 			files: k3sFiles, stale: []string{k3s.ConfigDir},
 			up: upK3s,
 		}, nil

@@ -13,9 +13,11 @@ import (
 )
 
 // labNode is what the lab may ask for.
-func (a *agent) labNode(adminConf string, apply func(lab.Request) (any, error)) lab.Node {
+func (a *agent) labNode(adminConf string, apply, backUp func(lab.Request) (any, error)) lab.Node {
 	return lab.Node{
-		Apply: apply,
+		Apply:   apply,
+		Backup:  backUp,
+		Restore: a.confirmed.confirm,
 		Audit: func() (string, error) {
 			var b strings.Builder
 			err := printAudit(a.host, &b)

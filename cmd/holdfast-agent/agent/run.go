@@ -23,14 +23,15 @@ const secretsDir = "/var/lib/holdfast/secrets"
 // agent is one `run`.
 type agent struct {
 	*status.Reporter
-	host Host
-	log  *slog.Logger
+	host      Host
+	log       *slog.Logger
+	confirmed *confirmations
 }
 
 // run brings the node up, step by step, and then keeps watch until ctx ends.
 // It does not return for a fault: it says what is wrong, and tries again.
 func run(ctx context.Context, h Host, log *slog.Logger) error {
-	a := &agent{status.New(h.path(statusFile), h.Console, log, h.Now), h, log}
+	a := &agent{status.New(h.path(statusFile), h.Console, log, h.Now), h, log, &confirmations{}}
 	// systemd would take a machine that waits for its release for a hung unit.
 	h.notify("READY=1", "STATUS=starting")
 	a.Phase(status.Starting)
@@ -53,21 +54,24 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 		return err
 	}
 	go a.keepTime(ctx)
+	if err := a.insist(ctx, status.Refused, "clear up after a backup", a.lastBackup); err != nil {
+		return err
+	}
 	u, err := a.takeUpUpdate(ctx, rel)
 	if err != nil {
 		return err
 	}
 	ctx, restart := context.WithCancelCause(ctx)
 	defer restart(nil)
-	all := a.labNode(rel.adminConf(), a.apply(ctx, u, restart))
-	go a.watchStick(ctx, u, func() error {
+	all := a.labNode(rel.adminConf(), a.apply(ctx, u, restart), a.backUp(ctx, u))
+	go a.watchSticks(ctx, u, func() error {
 		err := a.applyBundle(ctx, u, "", false, func(install.Plan) {})
 		if errors.Is(err, errRestart) {
 			restart(errRestart)
 		}
 		return err
 	})
-	go a.control(ctx, lab.Node{Status: all.Status, Apply: all.Apply})
+	go a.control(ctx, lab.Node{Status: all.Status, Apply: all.Apply, Backup: all.Backup})
 	if rel.config.LabAccess {
 		go a.labPort(ctx, all)
 	}
@@ -79,7 +83,7 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 func (a *agent) bringUp(ctx context.Context, u *updates) error {
 	rel := u.running
 
-	n, err := a.bringUpNode(ctx, rel.config)
+	n, err := a.bringUpNode(ctx, u)
 	if err != nil {
 		return err
 	}
@@ -139,7 +143,8 @@ func (a *agent) appliance(ctx context.Context, u *updates, n node.Node) error {
 
 // bringUpNode finds which node this machine is, and gives it its network and
 // its secrets.
-func (a *agent) bringUpNode(ctx context.Context, c node.Config) (node.Node, error) {
+func (a *agent) bringUpNode(ctx context.Context, u *updates) (node.Node, error) {
+	c := u.running.config
 	var n node.Node
 	var link node.Link
 	err := a.insist(ctx, status.Refused, "find this machine's node", func() error {
@@ -157,6 +162,9 @@ func (a *agent) bringUpNode(ctx context.Context, c node.Config) (node.Node, erro
 	a.Say("this machine is node %s (%s on %s)", n.Name, n.Address, link.Name)
 	a.Update(func(s *status.Status) { s.Node = status.Node{Name: n.Name} })
 	if err := a.insist(ctx, status.Network, "bring up the network", func() error { return a.network(ctx, c, n, link) }); err != nil {
+		return n, err
+	}
+	if err := a.restore(ctx, u, n); err != nil {
 		return n, err
 	}
 	return n, a.insist(ctx, status.Network, "make secrets", func() error {

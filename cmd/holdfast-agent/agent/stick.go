@@ -18,27 +18,31 @@ const (
 	stickAsk    = 10 * time.Minute
 )
 
-// watchStick looks for a stick until ctx ends. What is on it is verified and
-// shown on the console; somebody there has to confirm it, by typing which
-// release it is.
-func (a *agent) watchStick(ctx context.Context, u *updates, apply func() error) {
-	seen := false
+// watchSticks looks for sticks until ctx ends. Nothing is done with one before
+// somebody confirms it on the console: a release by typing which it is, after it
+// was verified and shown, a backup by that word.
+func (a *agent) watchSticks(ctx context.Context, u *updates, apply func() error) {
+	update := false
+	backup := a.isThere(backupDevice) // what it is for was asked before
 	for a.host.Sleep(ctx, stickPoll) == nil {
-		there := a.stickIsThere()
-		if there && !seen {
+		newUpdate, newBackup := a.isThere(stickDevice), a.isThere(backupDevice)
+		if newUpdate && !update || newBackup && !backup {
 			if a.host.Sleep(ctx, stickSettle) != nil {
 				return
 			}
-			if !u.isBusy() {
+			if newUpdate && !update && !u.isBusy() {
 				a.offer(ctx, u, apply)
 			}
+			if newBackup && !backup && !u.isBusy() {
+				a.offerBackup(ctx, u)
+			}
 		}
-		seen = there
+		update, backup = newUpdate, newBackup
 	}
 }
 
-func (a *agent) stickIsThere() bool {
-	_, err := os.Stat(a.host.path(stickDevice))
+func (a *agent) isThere(name string) bool {
+	_, err := os.Stat(a.host.path(name))
 	return err == nil
 }
 
@@ -55,27 +59,42 @@ func (a *agent) offer(ctx context.Context, u *updates, apply func() error) {
 	}
 	want := fmt.Sprintf("apply %d", plan.To.Release)
 	a.Say("a stick is there, and what is on it is verified:\n%stype \"%s\" and Enter here to take it; pull it out to leave it", plan.Text(), want)
+	if a.typed(ctx, want, stickDevice) {
+		if err := apply(); err != nil {
+			a.Say("%v", err)
+		}
+	}
+}
+
+// offerBackup asks whether a backup is to be made. It says itself how that ends.
+func (a *agent) offerBackup(ctx context.Context, u *updates) {
+	const want = "backup"
+	a.Say("a stick for backups is there\ntype \"%s\" and Enter here to have one written onto it; pull it out to leave it", want)
+	if a.typed(ctx, want, backupDevice) {
+		_, _ = a.makeBackup(ctx, u)
+	}
+}
+
+// typed waits until somebody types what is wanted, and reports whether it was;
+// not if the stick is taken out, or nobody comes.
+func (a *agent) typed(ctx context.Context, want, device string) bool {
 	ctx, cancel := context.WithTimeout(ctx, stickAsk)
 	defer cancel()
 	lines := a.host.Input(ctx)
 	for {
 		select {
 		case <-ctx.Done():
-			a.Say("nobody confirmed the update; pull the stick out and put it in again to be asked again")
-			return
+			a.Say("nobody typed \"%s\"; pull the stick out and put it in again to be asked again", want)
+			return false
 		case line := <-lines:
-			if strings.TrimSpace(line) != want {
-				a.Say("that is not \"%s\": nothing is done", want)
-				continue
+			if strings.TrimSpace(line) == want {
+				return true
 			}
-			if err := apply(); err != nil {
-				a.Say("%v", err)
-			}
-			return
+			a.Say("that is not \"%s\": nothing is done", want)
 		case <-time.After(stickPoll):
-			if !a.stickIsThere() {
+			if !a.isThere(device) {
 				a.Say("the stick is gone: nothing is done")
-				return
+				return false
 			}
 		}
 	}

@@ -159,6 +159,11 @@ func (a *agent) stopEngine(ctx context.Context, e engine) error {
 
 // updateProgress says every ten seconds how far a long step is.
 func (a *agent) updateProgress() func(what string, done, total int64) {
+	return a.progress("update")
+}
+
+// progress says every ten seconds how far a long step of the work is.
+func (a *agent) progress(work string) func(what string, done, total int64) {
 	var at time.Time
 	var last string
 	return func(what string, done, total int64) {
@@ -172,7 +177,7 @@ func (a *agent) updateProgress() func(what string, done, total int64) {
 		}
 		at, last = now, p
 		a.Update(func(s *status.Status) { s.Update.Progress = p })
-		a.Say("update: %s", p)
+		a.Say("%s: %s", work, p)
 	}
 }
 

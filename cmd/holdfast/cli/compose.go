@@ -3,12 +3,16 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles"
+	"holdfast.dev/holdfast/bundles/backup"
 	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/image"
@@ -227,6 +231,10 @@ func (b builder) nodeConfig(images []bundles.Image, digests map[string]store.Dig
 		Engine:    node.Engine{Name: s.Kubernetes.Engine, Version: s.Kubernetes.Version, Disable: s.Kubernetes.Disable},
 	}
 	c.Updates.HealthyWithin = s.Updates.HealthyWithin
+	var err error
+	if c.Recovery, err = recoveryKeys(b.dir); err != nil {
+		return c, err
+	}
 	for _, n := range s.Nodes {
 		c.Nodes = append(c.Nodes, node.Node{
 			Name: n.Name, Match: node.Match{Serial: n.Match.Serial, MAC: n.Match.MAC},
@@ -252,6 +260,23 @@ func (b builder) nodeConfig(images []bundles.Image, digests map[string]store.Dig
 		c.Components = append(c.Components, node.Component{Name: "site"})
 	}
 	return c, nil
+}
+
+// recoveryKeys are the public keys that the site's backups are encrypted to;
+// none where it has no such file.
+func recoveryKeys(dir string) ([]string, error) {
+	doc, err := os.ReadFile(filepath.Join(dir, backup.PublicKeys))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the recovery keys: %w", err)
+	}
+	lines, err := backup.Lines(doc)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", backup.PublicKeys, err)
+	}
+	return lines, nil
 }
 
 // onNode adds what the node uses of k.

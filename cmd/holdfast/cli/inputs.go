@@ -19,6 +19,7 @@ import (
 	fetch "holdfast.dev/holdfast/airgap/origin/http"
 	"holdfast.dev/holdfast/airgap/origin/maven"
 	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/bundles/backup"
 	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/bundles/check"
 	"holdfast.dev/holdfast/bundles/kustomize"
@@ -246,6 +247,9 @@ func (in *inputs) localFiles(dir string) error {
 	}
 	if keyring != "" {
 		names = append(names, keyring)
+	}
+	if _, err := os.Stat(filepath.Join(dir, backup.PublicKeys)); err == nil {
+		names = append(names, backup.PublicKeys)
 	}
 	for _, m := range in.site.Manifests {
 		names = append(names, "manifests/"+m.Name)

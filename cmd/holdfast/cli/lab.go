@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"holdfast.dev/holdfast/bundles/backup"
 	"holdfast.dev/holdfast/image"
 	"holdfast.dev/holdfast/overlays"
 	"holdfast.dev/holdfast/qemu-tests/lab"
@@ -29,7 +30,7 @@ firmware. Its network leads nowhere but to this machine's loopback, and what was
 the wire is recorded in out/lab/net.pcap.`,
 		Example: "  holdfast lab up --wait\n  holdfast lab kubectl get pods -A\n  holdfast lab down",
 	}
-	c.AddCommand(a.labUp(), a.labStatus(), a.labKubectl(), a.labConsole(), a.labReboot(), a.labApply(), a.labDown())
+	c.AddCommand(a.labUp(), a.labStatus(), a.labKubectl(), a.labConsole(), a.labReboot(), a.labApply(), a.labBackup(), a.labDown())
 	return c
 }
 
@@ -40,11 +41,13 @@ func (a *app) labUp() *cobra.Command {
 	var timeout time.Duration
 	var memory, cpus, disk int
 	var ports []string
+	var restore, key string
 	c := &cobra.Command{
-		Use:     "up",
-		Short:   "Start the lab",
-		Example: "  holdfast lab up --wait\n  holdfast lab up --fresh --memory 6144 --forward 8443:443",
-		Args:    cobra.NoArgs,
+		Use:   "up",
+		Short: "Start the lab",
+		Example: "  holdfast lab up --wait\n  holdfast lab up --fresh --memory 6144 --forward 8443:443" +
+			"\n  holdfast lab up --fresh --restore ../mysite.holdfast-backup --wait",
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			site, err := overlays.Load(a.dir)
 			if err != nil {
@@ -58,10 +61,17 @@ func (a *app) labUp() *cobra.Command {
 			if _, err := os.Stat(image); err != nil {
 				return fmt.Errorf("cannot start the lab: %w\nhint: run \"holdfast build\"", err)
 			}
+			if restore != "" && !fresh {
+				return errUsage{errors.New("a backup is restored onto an empty disk: --restore needs --fresh")}
+			}
+			if key == "" {
+				key = filepath.Join(a.dir, backup.PrivateKey)
+			}
 			n := site.Nodes[0]
 			vm, err := lab.Up(c.Context(), lab.Config{
 				Dir: a.labDir(), Image: image, Serial: n.Match.Serial, MAC: n.Match.MAC,
 				CPUs: cpus, MemoryMiB: memory, DiskGiB: disk, Fresh: fresh, SecureBoot: secure, Forward: forward,
+				Backup: restore, RecoveryKey: key,
 			}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				return err
@@ -71,6 +81,11 @@ func (a *app) labUp() *cobra.Command {
 			} else {
 				a.printf("lab: node %s started with %s: %s\nconsole log: %s\n", n.Name, vm.Accel().Name, vm.Accel().Reason, filepath.Join(vm.Dir(), "console.log"))
 			}
+			if restore != "" {
+				if err := a.confirmRestore(c.Context(), vm, restore, timeout); err != nil {
+					return err
+				}
+			}
 			if !wait {
 				return nil
 			}
@@ -78,8 +93,10 @@ func (a *app) labUp() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&wait, "wait", false, "wait until node and components are healthy")
+	c.Flags().StringVar(&restore, "restore", "", "with --fresh: a backup, on a stick that is in at power-on; its restoring is confirmed")
+	c.Flags().StringVar(&key, "recovery-key", "", "with --restore: the key that opens it (default: "+backup.PrivateKey+" of the site)")
 	c.Flags().BoolVar(&fresh, "fresh", false, "begin with a new disk; what the old one held is lost")
-	c.Flags().DurationVar(&timeout, "timeout", 40*time.Minute, "with --wait: give up after that long")
+	c.Flags().DurationVar(&timeout, "timeout", 40*time.Minute, "with --wait or --restore: give up after that long")
 	c.Flags().BoolVar(&secure, "secure-boot", true, "firmware that starts nothing but what the site's keys signed")
 	c.Flags().IntVar(&memory, "memory", 4096, "memory in MiB")
 	c.Flags().IntVar(&cpus, "cpus", 2, "processors")

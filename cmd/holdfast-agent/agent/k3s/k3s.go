@@ -35,6 +35,13 @@ const (
 	volumes     = "/var/lib/holdfast/volumes"
 )
 
+// State is what a node must have for k3s to take up the control plane that it
+// was part of, on another disk too: datastore, authorities and token, and the
+// password by which the server knows its node.
+func State() []string {
+	return []string{data + "/server", "/etc/rancher/node"}
+}
+
 // DatastoreFiles are files without which a copy of Datastore cannot be used:
 // the token that k3s wants beside it, and the keys of the secrets in it.
 func DatastoreFiles() []string {

@@ -27,6 +27,12 @@ func (n Node) path(p string) string { return filepath.Join(n.Root, p) }
 // doneFile marks a control plane whose init ran to its end.
 const doneFile = "/var/lib/holdfast/kubeadm.done"
 
+// State is what a node must have for Up to take up the control plane that it
+// was part of, on another disk too.
+func State() []string {
+	return []string{"/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet/pki", doneFile}
+}
+
 // The phases of `kubeadm init` that Up leaves to Finish, and those before.
 //
 // A controller manager gives up when the API server is not healthy ten seconds

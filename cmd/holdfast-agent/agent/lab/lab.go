@@ -22,15 +22,17 @@ const maxLine = 64 << 10
 // Request is one line from the lab.
 type Request struct {
 	ID    int64  `json:"id"`
-	Op    string `json:"op"`    // status, kubeconfig, logs, reboot, poweroff, apply, audit
+	Op    string `json:"op"`    // status, kubeconfig, logs, reboot, poweroff, apply, audit, backup, restore
 	Unit  string `json:"unit"`  // of logs; empty for the whole journal
 	Lines int    `json:"lines"` // of logs; 0 means 100
 
-	// Of apply. A request that comes again with its key is answered with what
-	// became of the first.
+	// Of apply and backup. A request that comes again with its key is answered
+	// with what became of the first.
 	Key    string `json:"key"`
 	Bundle string `json:"bundle"` // a file on the node; empty for the one on the stick
 	DryRun bool   `json:"dryRun"`
+
+	Code string `json:"code"` // of restore: which backup
 }
 
 // Answer is one line to the lab.
@@ -45,6 +47,8 @@ type Answer struct {
 type Node struct {
 	Apply      func(q Request) (any, error)
 	Audit      func() (string, error) // the log of updates, checked
+	Backup     func(q Request) (any, error)
+	Restore    func(code string) error // confirms what the console asks for
 	Status     func() (any, error)
 	Kubeconfig func() (string, error)
 	Logs       func(ctx context.Context, unit string, lines int) (string, error)
@@ -118,7 +122,8 @@ func Ask(rw io.ReadWriter, q Request, result any) error {
 var unitName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:\\-]{0,127}$`)
 
 func (n Node) do(ctx context.Context, q Request) (any, error) {
-	refused := map[string]bool{"kubeconfig": n.Kubeconfig == nil, "logs": n.Logs == nil, "reboot": n.Power == nil, "poweroff": n.Power == nil, "apply": n.Apply == nil, "audit": n.Audit == nil}
+	refused := map[string]bool{"kubeconfig": n.Kubeconfig == nil, "logs": n.Logs == nil, "reboot": n.Power == nil, "poweroff": n.Power == nil, "apply": n.Apply == nil, "audit": n.Audit == nil,
+		"backup": n.Backup == nil, "restore": n.Restore == nil}
 	if refused[q.Op] {
 		return nil, fmt.Errorf("cannot do %q here", q.Op)
 	}
@@ -129,6 +134,10 @@ func (n Node) do(ctx context.Context, q Request) (any, error) {
 		return n.Apply(q)
 	case "audit":
 		return n.Audit()
+	case "backup":
+		return n.Backup(q)
+	case "restore":
+		return q.Op, n.Restore(q.Code)
 	case "kubeconfig":
 		return n.Kubeconfig()
 	case "logs":
@@ -142,7 +151,7 @@ func (n Node) do(ctx context.Context, q Request) (any, error) {
 	case "reboot", "poweroff":
 		return q.Op, n.Power(ctx, q.Op)
 	}
-	return nil, fmt.Errorf("cannot do %q: not one of status, kubeconfig, logs, reboot, poweroff, apply, audit", q.Op)
+	return nil, fmt.Errorf("cannot do %q: not one of status, kubeconfig, logs, reboot, poweroff, apply, audit, backup, restore", q.Op)
 }
 
 // JournalArgs are the arguments of journalctl for the last lines of a unit.

@@ -25,6 +25,7 @@ type Config struct {
 	Components []Component `json:"components"` // in dependency order
 	Updates    Updates     `json:"updates"`
 	Services   Services    `json:"services,omitzero"`
+	Recovery   []string    `json:"recovery,omitempty"` // public keys that backups are encrypted to
 }
 
 // Updates says how the node takes this release.

@@ -28,6 +28,18 @@ type Status struct {
 	Faults     []string    `json:"faults"` // what keeps the node from being healthy
 	Timings    []Timing    `json:"timings"`
 	Update     UpdateState `json:"update"`
+	Backup     *Backup     `json:"backup,omitempty"` // the last one that was made
+}
+
+// Backup is one that was written and read back.
+type Backup struct {
+	File    string    `json:"file"` // its name on the stick
+	Code    string    `json:"code"` // what to compare when it is restored
+	Release uint64    `json:"release"`
+	Time    time.Time `json:"time"`  // of the moment that it shows
+	Bytes   int64     `json:"bytes"` // of the file
+	State   int64     `json:"state"` // bytes of the files in it
+	Held    float64   `json:"held"`  // seconds for which the site stood still
 }
 
 // UpdateState is how the node stands to its releases.

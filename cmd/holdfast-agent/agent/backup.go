@@ -1,0 +1,320 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	format "holdfast.dev/holdfast/bundles/backup"
+	"holdfast.dev/holdfast/bundles/install"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/atomicfile"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/backup"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/lab"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/update"
+)
+
+const (
+	// backupLabel is the file system label of a stick that backups go to and
+	// come from.
+	backupLabel  = "HF-BACKUP"
+	backupDevice = "/dev/disk/by-label/" + backupLabel
+	backupDir    = "/run/holdfast/backup"
+
+	stagingDir     = "/var/lib/holdfast/backup.new"
+	lastBackupFile = "/var/lib/holdfast/backup.json"
+
+	// spareSpace stays free on /var beside the copies that a backup makes.
+	spareSpace = 512 << 20
+)
+
+// Passes before everything is held, until less than this was changed.
+const (
+	mostPasses = 4
+	fewBytes   = 32 << 20
+)
+
+// statePaths are the files and directories of a node that its release does not
+// have.
+func statePaths(e engine) []string {
+	return append([]string{secretsDir, "/var/lib/holdfast/volumes", update.AuditFile + "*"}, e.state...)
+}
+
+// backUp answers a request for a backup.
+func (a *agent) backUp(ctx context.Context, u *updates) func(lab.Request) (any, error) {
+	return func(q lab.Request) (any, error) {
+		return u.jobs.ask(q.Key, func(done func(job)) error {
+			b, err := a.makeBackup(ctx, u)
+			if err == nil {
+				done(job{Backup: &b, Text: describeBackup(b)})
+			}
+			return err
+		})
+	}
+}
+
+func describeBackup(b status.Backup) string {
+	return fmt.Sprintf("backup %s is written and read back: %d MiB, of %d MiB of state; the site stood still for %.1f s\nits code is %s: write it down, restoring asks for it\n",
+		b.File, b.Bytes>>20, b.State>>20, b.Held, b.Code)
+}
+
+// makeBackup writes the state of this node, as it is at one moment, onto the
+// stick for backups.
+func (a *agent) makeBackup(ctx context.Context, u *updates) (b status.Backup, err error) {
+	if !u.begin() {
+		return b, errors.New("cannot make a backup: an update or another backup is being made")
+	}
+	defer u.end()
+	a.Say("backup: begun")
+	defer func() {
+		if err != nil && ctx.Err() == nil {
+			a.Say("NO BACKUP: %v", err)
+		}
+	}()
+	c := u.running.config
+	e, err := engineOf(c.Engine.Name)
+	if err != nil {
+		return b, fmt.Errorf("cannot make a backup: %w", err)
+	}
+	if len(c.Recovery) == 0 {
+		return b, errors.New("cannot make a backup: the release names no recovery keys\nhint: \"holdfast keys recovery\" makes them; they are part of the next release")
+	}
+	if m := u.is(); m == install.OnTrial || m == install.Rebooting {
+		return b, errors.New("cannot make a backup: the release is on trial\nhint: when it is confirmed, or the one before is back")
+	}
+	to, err := format.Recipients(c.Recovery)
+	if err != nil {
+		return b, err
+	}
+	h := format.Header{
+		Site: c.Name, Zone: c.Zone, Release: u.ref.Release, Index: string(u.ref.Index),
+		Engine: c.Engine.Name, EngineVersion: c.Engine.Version, Node: a.Get().Node.Name,
+	}
+	if h.Address, err = addressOf(c, h.Node); err != nil {
+		return b, err
+	}
+	err = a.onBackupStick(ctx, "rw", func(dir string) error {
+		s, held, err := a.snapshot(ctx, e, &h)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if err := s.Remove(); err != nil {
+				a.log.Error("backup", "error", err)
+			}
+		}()
+		b = status.Backup{File: h.Name(), Release: h.Release, Time: h.Time, State: h.Bytes, Held: held.Seconds()}
+		b.Bytes, b.Code, err = a.writeBackup(ctx, s, h, dir, func(w io.Writer) (*format.Writer, error) { return format.NewWriter(w, to, h) })
+		return err
+	})
+	if err != nil {
+		return b, err
+	}
+	doc, err := json.Marshal(b)
+	if err == nil {
+		err = atomicfile.Write(a.host.path(lastBackupFile), append(doc, '\n'), 0o644)
+	}
+	if err != nil {
+		a.log.Error("cannot note the backup", "error", err)
+	}
+	a.Update(func(s *status.Status) { s.Backup = &b })
+	a.Say("%s", describeBackup(b))
+	return b, nil
+}
+
+func addressOf(c node.Config, name string) (string, error) {
+	for _, n := range c.Nodes {
+		if n.Name == name {
+			return n.IP(), nil
+		}
+	}
+	return "", errors.New("cannot make a backup: this machine is not known as a node yet")
+}
+
+// snapshot copies the state, the last of it while nothing runs that could write
+// to it, and says in h how much it is and of when.
+func (a *agent) snapshot(ctx context.Context, e engine, h *format.Header) (s *backup.Snapshot, held time.Duration, err error) {
+	s, err = backup.Begin(a.host.Root, statePaths(e), a.host.path(stagingDir))
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Remove())
+		}
+	}()
+	need, err := s.Measure(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	if free, err := freeBytes(a.host.path(stagingDir)); err != nil || free < need+spareSpace {
+		return nil, 0, fmt.Errorf("cannot make a backup: its copies need %d MiB on /var beside what is there, and %d MiB are free: %w", (need+spareSpace)>>20, free>>20, cmp.Or[error](err, unix.ENOSPC))
+	}
+	a.Say("backup: copying %d MiB", need>>20)
+	for range mostPasses {
+		n, err := s.Pass(ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		if n < fewBytes {
+			break
+		}
+	}
+	// Nothing may end while all is held, or nobody lets it go.
+	hold, cancel := context.WithTimeout(context.WithoutCancel(ctx), holdAtMost)
+	defer cancel()
+	began := a.host.Now()
+	err = backup.Freeze(hold, a.host.Root, e.groups)
+	h.Time = a.host.Now()
+	if err == nil {
+		_, err = s.Pass(hold)
+	}
+	err = errors.Join(err, backup.Thaw(a.host.Root, e.groups))
+	held = a.host.Now().Sub(began)
+	h.Files, h.Bytes = s.Size()
+	h.Time = h.Time.UTC().Truncate(time.Second)
+	if err != nil {
+		return nil, held, fmt.Errorf("cannot hold the site for the last of the copies: %w", err)
+	}
+	return s, held, nil
+}
+
+// holdAtMost is how long the site stands still for a backup. What is more is no
+// backup: kubelet and API server take a node that says nothing for dead.
+const holdAtMost = 30 * time.Second
+
+func freeBytes(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// writeBackup writes the file, reads it back and gives it its name.
+func (a *agent) writeBackup(ctx context.Context, s *backup.Snapshot, h format.Header, dir string, begin func(io.Writer) (*format.Writer, error)) (size int64, code string, err error) {
+	name := filepath.Join(dir, h.Name())
+	part := name + ".part"
+	f, err := os.OpenFile(part, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
+	if err != nil {
+		return 0, "", fmt.Errorf("cannot write the backup: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(part))
+		}
+	}()
+	defer f.Close()
+	sum := format.NewCode()
+	w, err := begin(io.MultiWriter(f, sum))
+	if err != nil {
+		return 0, "", err
+	}
+	report, done := a.progress("backup"), int64(0)
+	err = s.WriteTo(ctx, w, func(n int64) { done += n; report(h.Name(), done, h.Bytes) })
+	if err == nil {
+		err = w.Close()
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if errors.Is(err, unix.EFBIG) {
+		err = fmt.Errorf("%w\nhint: FAT holds no file of 4 GiB; use a stick with exFAT or ext4", err)
+	}
+	if err != nil {
+		return 0, "", fmt.Errorf("cannot write the backup: %w", err)
+	}
+	// From the stick, not from memory.
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		return 0, "", fmt.Errorf("cannot read the backup back: %w", err)
+	}
+	fi, err := f.Stat()
+	if err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return 0, "", fmt.Errorf("cannot read the backup back: %w", err)
+	}
+	want := format.Code(sum)
+	got, err := format.CodeOf(f)
+	if err != nil {
+		return 0, "", err
+	}
+	if got != want {
+		return 0, "", fmt.Errorf("cannot make a backup: the stick gives back other bytes (%s) than were written (%s)\nhint: use another stick", got, want)
+	}
+	if err := os.Rename(part, name); err != nil {
+		return 0, "", fmt.Errorf("cannot name the backup: %w", err)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return 0, "", err
+	}
+	return fi.Size(), want, errors.Join(d.Sync(), d.Close())
+}
+
+// onBackupStick mounts the stick for backups and unmounts it after f.
+func (a *agent) onBackupStick(ctx context.Context, mode string, f func(dir string) error) (err error) {
+	dev, dir := a.host.path(backupDevice), a.host.path(backupDir)
+	for left := stickWait; ; left -= time.Second {
+		if _, err := os.Stat(dev); err == nil {
+			break
+		}
+		if left <= 0 {
+			return fmt.Errorf("cannot find a stick for backups: no disk has a file system labelled %s", backupLabel)
+		}
+		if err := a.host.Sleep(ctx, time.Second); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("cannot mount the stick: %w", err)
+	}
+	if err := a.exec(ctx, "/usr/bin/mount", "-o", mode+",nodev,nosuid,noexec", dev, dir); err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, a.exec(context.WithoutCancel(ctx), "/usr/bin/umount", dir))
+	}()
+	return f(dir)
+}
+
+// lastBackup puts into the status what the last boot knew of backups, and
+// clears up after one that did not come to its end.
+func (a *agent) lastBackup() error {
+	for _, name := range []string{"kubeadm", "k3s"} {
+		e, err := engineOf(name)
+		if err != nil {
+			return err
+		}
+		if err := backup.Thaw(a.host.Root, e.groups); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(a.host.path(stagingDir)); err != nil {
+		return fmt.Errorf("cannot clear up after a backup: %w", err)
+	}
+	doc, err := os.ReadFile(a.host.path(lastBackupFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var b status.Backup
+	if err == nil {
+		err = json.Unmarshal(doc, &b)
+	}
+	if err != nil {
+		a.log.Error("cannot read what the last backup was", "error", err)
+		return nil
+	}
+	a.Update(func(s *status.Status) { s.Backup = &b })
+	return nil
+}
