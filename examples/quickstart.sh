@@ -30,6 +30,8 @@ run cd "$site"
 [ -e keys/release.key ] || run holdfast keys generate --development
 # Keys that were made before there were enrolment files.
 [ -e trust/PK.auth ] || run holdfast keys enrolment
+# The same, before there were backups.
+[ -e trust/recovery.txt ] || run holdfast keys recovery
 
 if [ ! -e site.lock ]; then
   lock

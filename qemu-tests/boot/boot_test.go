@@ -75,6 +75,7 @@ func TestBootReadme(t *testing.T) {
 		}
 	})
 	t.Run("Secrets", func(t *testing.T) { secretsStay(t, site, vm) })
+	t.Run("Backup", func(t *testing.T) { comesBack(t, site) })
 	times.Accel = vm.Accel().Name
 	times.save(t, site)
 	for _, s := range down {
@@ -87,6 +88,31 @@ func TestBootReadme(t *testing.T) {
 		run(t, site, "bundle", "verify", base+".raw")
 	})
 	t.Run("Manifest", func(t *testing.T) { changeManifest(t, site) })
+}
+
+// comesBack loses the disk, and gets the site back from its backup: the row
+// that is in its database, and an object of the cluster.
+func comesBack(t *testing.T, site string) {
+	if os.Getenv("HOLDFAST_LONG") == "" {
+		t.Skip("make test-long tries it")
+	}
+	const uid = "jsonpath={.metadata.uid}"
+	run(t, site, "lab", "kubectl", "create", "configmap", "kept")
+	before := run(t, site, "lab", "kubectl", "get", "configmap", "kept", "-o", uid).stdout
+	file := filepath.Join(t.TempDir(), "site.holdfast-backup")
+	made := run(t, site, "lab", "backup", file).stdout
+	read := run(t, site, "backup", "inspect", file).stdout
+	if _, code, ok := strings.Cut(made, "code: "); !ok || !strings.Contains(read, code) {
+		t.Errorf("the node says\n%s of the backup, and who reads it\n%s", made, read)
+	}
+	run(t, site, "lab", "down")
+	run(t, site, "lab", "up", "--fresh", "--restore", file, "--wait")
+	if got := psql(t, site, "select word from kept"); !strings.Contains(got, "holdfast") {
+		t.Errorf("the restored database says %q", got)
+	}
+	if got := run(t, site, "lab", "kubectl", "get", "configmap", "kept", "-o", uid).stdout; got != before {
+		t.Errorf("the restored object is %s, it was %s", got, before)
+	}
 }
 
 // shell runs commands one after the other, each where the one before ended.

@@ -81,6 +81,9 @@ func (a *agent) makeBackup(ctx context.Context, u *updates) (b status.Backup, er
 		}
 	}()
 	c := u.running.config
+	if c.Engine.Name == node.NoEngine {
+		return b, errors.New("cannot make a backup: a site without Kubernetes keeps nothing beyond its release")
+	}
 	e, err := engineOf(c.Engine.Name)
 	if err != nil {
 		return b, fmt.Errorf("cannot make a backup: %w", err)

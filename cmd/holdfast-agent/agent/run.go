@@ -35,6 +35,9 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 	// systemd would take a machine that waits for its release for a hung unit.
 	h.notify("READY=1", "STATUS=starting")
 	a.Phase(status.Starting)
+	if err := a.insist(ctx, status.Refused, "clear up after a backup", a.lastBackup); err != nil {
+		return err
+	}
 
 	var rel running
 	err := a.insist(ctx, status.Refused, "find the running release", func() (err error) {
@@ -54,9 +57,6 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 		return err
 	}
 	go a.keepTime(ctx)
-	if err := a.insist(ctx, status.Refused, "clear up after a backup", a.lastBackup); err != nil {
-		return err
-	}
 	u, err := a.takeUpUpdate(ctx, rel)
 	if err != nil {
 		return err

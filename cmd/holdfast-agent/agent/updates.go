@@ -176,7 +176,9 @@ func (a *agent) progress(work string) func(what string, done, total int64) {
 			return
 		}
 		at, last = now, p
-		a.Update(func(s *status.Status) { s.Update.Progress = p })
+		if work == "update" {
+			a.Update(func(s *status.Status) { s.Update.Progress = p })
+		}
 		a.Say("%s: %s", work, p)
 	}
 }

@@ -49,6 +49,9 @@ func (a *app) labUp() *cobra.Command {
 			"\n  holdfast lab up --fresh --restore ../mysite.holdfast-backup --wait",
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if restore != "" && !fresh {
+				return errUsage{errors.New("a backup is restored onto an empty disk: --restore needs --fresh")}
+			}
 			site, err := overlays.Load(a.dir)
 			if err != nil {
 				return err
@@ -60,9 +63,6 @@ func (a *app) labUp() *cobra.Command {
 			image := filepath.Join(a.outDir(), fmt.Sprintf("%s-%d.qcow2", site.Name, site.Release))
 			if _, err := os.Stat(image); err != nil {
 				return fmt.Errorf("cannot start the lab: %w\nhint: run \"holdfast build\"", err)
-			}
-			if restore != "" && !fresh {
-				return errUsage{errors.New("a backup is restored onto an empty disk: --restore needs --fresh")}
 			}
 			if key == "" {
 				key = filepath.Join(a.dir, backup.PrivateKey)

@@ -155,8 +155,12 @@ func (s *Snapshot) walk(ctx context.Context, f func(name string, st *unix.Stat_t
 			if dev == 0 {
 				dev = st.Dev
 			}
-			if st.Dev != dev {
+			switch {
+			case st.Dev == dev:
+			case d.IsDir():
 				return filepath.SkipDir
+			default:
+				return nil
 			}
 			return f(full, &st)
 		})
