@@ -41,6 +41,8 @@ type Site struct {
 	Nodes []Node `json:"nodes" jsonschema:"minItems=1,maxItems=1000"`
 	// How nodes take a newer release.
 	Updates Updates `json:"updates,omitzero"`
+	// Which backups nodes make by themselves.
+	Backups Backups `json:"backups,omitzero"`
 	// Where the build machine fetches from, if not where the host is configured to.
 	Mirrors Mirrors `json:"mirrors,omitzero"`
 
@@ -209,6 +211,14 @@ type Updates struct {
 	HealthyWithin int `json:"healthyWithin,omitempty" jsonschema:"minimum=1,maximum=1440,default=20"`
 }
 
+// Backups are made by the node itself, onto a stick labelled HF-BACKUP that stays in it.
+type Backups struct {
+	// Hours from one backup to the next.
+	EveryHours int `json:"everyHours" jsonschema:"minimum=1,maximum=8760"`
+	// Backups of this site that stay on the stick; older ones are removed once a new one is whole.
+	Keep int `json:"keep,omitempty" jsonschema:"minimum=1,maximum=1000,default=7"`
+}
+
 // Mirrors are the places that the build machine fetches from.
 type Mirrors struct {
 	// Debian archives.
@@ -263,6 +273,9 @@ func (s Site) withDefaults() Site {
 	def(&s.Kubernetes.Engine, "k3s")
 	if s.Updates.HealthyWithin == 0 {
 		s.Updates.HealthyWithin = 20
+	}
+	if s.Backups.EveryHours != 0 && s.Backups.Keep == 0 {
+		s.Backups.Keep = 7
 	}
 	for i := range s.Nodes {
 		def(&s.Nodes[i].Role, "server")

@@ -53,7 +53,7 @@ func statePaths(e engine) []string {
 func (a *agent) backUp(ctx context.Context, u *updates) func(lab.Request) (any, error) {
 	return func(q lab.Request) (any, error) {
 		return u.jobs.ask(q.Key, func(done func(job)) error {
-			b, err := a.makeBackup(ctx, u)
+			b, err := a.makeBackup(ctx, u, 0)
 			if err == nil {
 				done(job{Backup: &b, Text: describeBackup(b)})
 			}
@@ -68,8 +68,9 @@ func describeBackup(b status.Backup) string {
 }
 
 // makeBackup writes the state of this node, as it is at one moment, onto the
-// stick for backups.
-func (a *agent) makeBackup(ctx context.Context, u *updates) (b status.Backup, err error) {
+// stick for backups. Of those of this site that are there, the newest keep stay;
+// with 0, all.
+func (a *agent) makeBackup(ctx context.Context, u *updates, keep int) (b status.Backup, err error) {
 	if !u.begin() {
 		return b, errors.New("cannot make a backup: an update or another backup is being made")
 	}
@@ -117,6 +118,9 @@ func (a *agent) makeBackup(ctx context.Context, u *updates) (b status.Backup, er
 		}()
 		b = status.Backup{File: h.Name(), Release: h.Release, Time: h.Time, State: h.Bytes, Held: held.Seconds()}
 		b.Bytes, b.Code, err = a.writeBackup(ctx, s, h, dir, func(w io.Writer) (*format.Writer, error) { return format.NewWriter(w, to, h) })
+		if err == nil && keep > 0 {
+			err = a.dropBackups(dir, c.Name, keep)
+		}
 		return err
 	})
 	if err != nil {

@@ -71,6 +71,7 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 		}
 		return err
 	})
+	go a.keepBackups(ctx, u)
 	go a.control(ctx, lab.Node{Status: all.Status, Apply: all.Apply, Backup: all.Backup})
 	if rel.config.LabAccess {
 		go a.labPort(ctx, all)

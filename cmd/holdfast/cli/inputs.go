@@ -23,6 +23,7 @@ import (
 	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/bundles/check"
 	"holdfast.dev/holdfast/bundles/kustomize"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/image"
 	"holdfast.dev/holdfast/image/deb"
 	"holdfast.dev/holdfast/image/gobuild"
@@ -147,6 +148,9 @@ func supported(s overlays.Site, r overlays.Rules, known []catalog.Component) err
 	if r.VarEncryption {
 		errs = append(errs, fmt.Errorf("cannot build for zone %s: its rules ask for an encrypted writable partition, which this holdfast does not make yet (%w)", s.Zone, errPolicy))
 	}
+	if s.Backups.EveryHours > 0 && s.Kubernetes.Engine == node.NoEngine {
+		errs = append(errs, errors.New("cannot have backups made: a site without Kubernetes keeps nothing beyond its release\nhint: leave backups out of site.yaml"))
+	}
 	if len(s.Nodes) > 1 {
 		errs = append(errs, errors.New("cannot build for more than one node yet: clusters come later"))
 	}
@@ -250,6 +254,8 @@ func (in *inputs) localFiles(dir string) error {
 	}
 	if _, err := os.Stat(filepath.Join(dir, backup.PublicKeys)); err == nil {
 		names = append(names, backup.PublicKeys)
+	} else if in.site.Backups.EveryHours > 0 {
+		return fmt.Errorf("cannot have backups made: %w\nhint: run \"holdfast keys recovery\"", err)
 	}
 	for _, m := range in.site.Manifests {
 		names = append(names, "manifests/"+m.Name)

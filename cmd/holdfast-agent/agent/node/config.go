@@ -26,11 +26,18 @@ type Config struct {
 	Updates    Updates     `json:"updates"`
 	Services   Services    `json:"services,omitzero"`
 	Recovery   []string    `json:"recovery,omitempty"` // public keys that backups are encrypted to
+	Backups    Backups     `json:"backups,omitzero"`
 }
 
 // Updates says how the node takes this release.
 type Updates struct {
 	HealthyWithin int `json:"healthyWithin"` // minutes; 0 means 20
+}
+
+// Backups says which the node makes by itself, onto a stick that stays in it.
+type Backups struct {
+	EveryHours int `json:"everyHours"` // 0: none
+	Keep       int `json:"keep"`       // that stay on the stick
 }
 
 // NoEngine is the engine of an appliance without Kubernetes.

@@ -28,7 +28,8 @@ type Status struct {
 	Faults     []string    `json:"faults"` // what keeps the node from being healthy
 	Timings    []Timing    `json:"timings"`
 	Update     UpdateState `json:"update"`
-	Backup     *Backup     `json:"backup,omitempty"` // the last one that was made
+	Backup     *Backup     `json:"backup,omitempty"`        // the last one that was made
+	NoBackup   bool        `json:"backupOverdue,omitempty"` // none was made for twice the time that the release asks for
 }
 
 // Backup is one that was written and read back.
