@@ -6,7 +6,8 @@ STATIC := CGO_ENABLED=0 go build -ldflags "-s -w -buildid="
 AGENT := cmd/holdfast/agentbin/bin/holdfast-agent
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
-export GOFLAGS := -trimpath -buildvcs=false
+# Nothing for debuggers: the programs are stripped, and tests compile faster.
+export GOFLAGS := -trimpath -buildvcs=false -gcflags=all=-dwarf=false
 # A distribution's go may be set to stay at its own version.
 export GOTOOLCHAIN ?= auto
 

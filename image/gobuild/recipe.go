@@ -131,7 +131,7 @@ func (r Recipe) key(toolchain string, epoch int64) (string, error) {
 		Recipe                      store.Digest
 		Toolchain, Platform, Always string
 		Epoch                       int64
-	}{1, r.Digest(), toolchain, Platform, alwaysLDFlags, 0}
+	}{1, r.Digest(), toolchain, Platform, alwaysLDFlags + " " + alwaysGCFlags, 0}
 	for _, p := range r.Programs {
 		if strings.Contains(p.LDFlags, BuildDate) {
 			k.Epoch = epoch
