@@ -56,7 +56,7 @@ func Build(ctx context.Context, r Recipe, in Inputs, log *slog.Logger) (map[stri
 			return nil, fmt.Errorf("cannot build %s: %w", r.Name, err)
 		}
 	}
-	key, err := r.key(in.Toolchain, in.Epoch)
+	key, err := r.Key(in.Toolchain, in.Epoch)
 	if err != nil {
 		return nil, err
 	}

@@ -124,8 +124,8 @@ func (r Recipe) Digest() store.Digest {
 	return store.FromBytes(b.Bytes())
 }
 
-// key names the result of building r: it changes when any byte of it could.
-func (r Recipe) key(toolchain string, epoch int64) (string, error) {
+// Key names the result of building r: it changes when any byte of it could.
+func (r Recipe) Key(toolchain string, epoch int64) (string, error) {
 	k := struct {
 		Format                      int
 		Recipe                      store.Digest

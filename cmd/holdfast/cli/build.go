@@ -198,8 +198,18 @@ func (b builder) compile(ctx context.Context) (map[string]store.Content, error) 
 	return programs, nil
 }
 
+// programsKey names what compiling r gives. A compiler that is called in another
+// way gives other bytes.
+func programsKey(r gobuild.Recipe, l airgap.Lock) (store.Digest, error) {
+	result, err := r.Key(l.Toolchain.H1, l.Epoch)
+	if err != nil {
+		return "", err
+	}
+	return store.Key("programs", result, l.Toolchain)
+}
+
 func (b builder) compileRecipe(ctx context.Context, r gobuild.Recipe) (map[string]store.Content, error) {
-	key, err := store.Key("programs", r.Digest(), b.lock.Toolchain, gobuild.Platform, b.lock.Epoch)
+	key, err := programsKey(r, b.lock)
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,6 @@ import (
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/secrets"
-	"holdfast.dev/holdfast/image/gobuild"
 )
 
 // server is an API server, and the kubectl of its version.
@@ -212,7 +211,7 @@ func compiled(t *testing.T, recipes ...string) map[string]string {
 			if r.Name != name {
 				continue
 			}
-			key, err := store.Key("programs", r.Digest(), l.Toolchain, gobuild.Platform, l.Epoch)
+			key, err := programsKey(r, l)
 			must(t, err)
 			var found map[string]store.Content
 			if !s.Recall(key, &found) {
