@@ -192,7 +192,9 @@ func NewReader(r io.Reader, with []age.Identity) (*Reader, error) {
 // ErrRefused is wrapped by errors about what is no backup, or not whole.
 var ErrRefused = errors.New("the backup is refused")
 
-func refuse(err error) error { return fmt.Errorf("%w: %w", ErrRefused, err) }
+func refuse(err error) error {
+	return fmt.Errorf("%w: %w\nhint: use another copy of it", ErrRefused, err)
+}
 
 func (r *Reader) readHeader() error {
 	t, err := r.tar.Next()

@@ -252,10 +252,13 @@ func (in *inputs) localFiles(dir string) error {
 	if keyring != "" {
 		names = append(names, keyring)
 	}
-	if _, err := os.Stat(filepath.Join(dir, backup.PublicKeys)); err == nil {
+	switch keys, err := recoveryKeys(dir); {
+	case err != nil:
+		return err
+	case len(keys) > 0:
 		names = append(names, backup.PublicKeys)
-	} else if in.site.Backups.EveryHours > 0 {
-		return fmt.Errorf("cannot have backups made: %w\nhint: run \"holdfast keys recovery\"", err)
+	case in.site.Backups.EveryHours > 0:
+		return errors.New("cannot have backups made: the site has no " + backup.PublicKeys + "\nhint: run \"holdfast keys recovery\"")
 	}
 	for _, m := range in.site.Manifests {
 		names = append(names, "manifests/"+m.Name)

@@ -107,7 +107,7 @@ of what and when it is, and its code: the one that the node showed when it made 
 func (a *app) inspectBackup(name, key string) error {
 	k, err := os.Open(key)
 	if err != nil {
-		return fmt.Errorf("cannot read the recovery key: %w", err)
+		return fmt.Errorf("cannot read the recovery key: %w\nhint: --key says where it is", err)
 	}
 	defer k.Close()
 	with, err := backup.ParseIdentities(k)
