@@ -270,29 +270,8 @@ func (a *agent) writeBackup(ctx context.Context, s *backup.Snapshot, h format.He
 }
 
 // onBackupStick mounts the stick for backups and unmounts it after f.
-func (a *agent) onBackupStick(ctx context.Context, mode string, f func(dir string) error) (err error) {
-	dev, dir := a.host.path(backupDevice), a.host.path(backupDir)
-	for left := stickWait; ; left -= time.Second {
-		if _, err := os.Stat(dev); err == nil {
-			break
-		}
-		if left <= 0 {
-			return fmt.Errorf("cannot find a stick for backups: no disk has a file system labelled %s", backupLabel)
-		}
-		if err := a.host.Sleep(ctx, time.Second); err != nil {
-			return err
-		}
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("cannot mount the stick: %w", err)
-	}
-	if err := a.exec(ctx, "/usr/bin/mount", "-o", mode+",nodev,nosuid,noexec", dev, dir); err != nil {
-		return err
-	}
-	defer func() {
-		err = errors.Join(err, a.exec(context.WithoutCancel(ctx), "/usr/bin/umount", dir))
-	}()
-	return f(dir)
+func (a *agent) onBackupStick(ctx context.Context, mode string, f func(dir string) error) error {
+	return a.withStick(ctx, backupLabel, backupDevice, backupDir, mode, f)
 }
 
 // lastBackup puts into the status what the last boot knew of backups, and

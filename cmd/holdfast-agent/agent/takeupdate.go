@@ -26,38 +26,50 @@ const stickDir = "/run/holdfast/stick"
 // onStick mounts the stick read-only, has f look at the bundle on it, and
 // unmounts it again.
 func (a *agent) onStick(ctx context.Context, f func(bundle string) error) error {
-	dev := a.host.path(stickDevice)
+	return a.withStick(ctx, stickLabel, stickDevice, stickDir, "ro", func(dir string) error {
+		found, err := filepath.Glob(filepath.Join(dir, "*.bundle"))
+		if err != nil {
+			return err
+		}
+		if len(found) != 1 {
+			return fmt.Errorf("cannot choose a bundle: the stick has %d\nhint: leave one *.bundle in its top directory", len(found))
+		}
+		return f(found[0])
+	})
+}
+
+// withStick mounts the stick with that label on dir, in mode ro or rw, and
+// unmounts it after f. What was written is on it only then, so that a failure is
+// one of the whole.
+func (a *agent) withStick(ctx context.Context, label, dev, dir, mode string, f func(dir string) error) (err error) {
+	dev, dir = a.host.path(dev), a.host.path(dir)
 	// One that was plugged in just now takes a moment.
 	for left := stickWait; ; left -= time.Second {
 		if _, err := os.Stat(dev); err == nil {
 			break
 		}
 		if left <= 0 {
-			return fmt.Errorf("cannot find a stick: no disk has a file system labelled %s", stickLabel)
+			return fmt.Errorf("cannot find a stick: no disk has a file system labelled %s", label)
 		}
 		if err := a.host.Sleep(ctx, time.Second); err != nil {
 			return err
 		}
 	}
-	if err := os.MkdirAll(a.host.path(stickDir), 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("cannot mount the stick: %w", err)
 	}
-	if err := a.exec(ctx, "/usr/bin/mount", "-o", "ro,nodev,nosuid,noexec", dev, a.host.path(stickDir)); err != nil {
+	if err := a.exec(ctx, "/usr/bin/mount", "-o", mode+",nodev,nosuid,noexec", dev, dir); err != nil {
 		return err
 	}
 	defer func() {
-		if err := a.exec(context.WithoutCancel(ctx), "/usr/bin/umount", a.host.path(stickDir)); err != nil {
-			a.log.Error("stick", "error", err)
+		unmount := a.exec(context.WithoutCancel(ctx), "/usr/bin/umount", dir)
+		if mode == "rw" {
+			err = errors.Join(err, unmount)
+		} else if unmount != nil {
+			a.log.Error("stick", "error", unmount)
 		}
 	}()
-	found, err := filepath.Glob(filepath.Join(a.host.path(stickDir), "*.bundle"))
-	if err != nil {
-		return err
-	}
-	if len(found) != 1 {
-		return fmt.Errorf("cannot choose a bundle: the stick has %d\nhint: leave one *.bundle in its top directory", len(found))
-	}
-	return f(found[0])
+	return f(dir)
 }
 
 // onBundle verifies a bundle and has f look at it; name is a file, or "" for
