@@ -7,8 +7,18 @@ import (
 	"strings"
 )
 
-// clusterNetworks are taken by Kubernetes on every node.
-func clusterNetworks() map[string]netip.Prefix {
+// ClusterNetworks are what Kubernetes takes for pods and services, by that word.
+// Other machines never see them.
+func (s Site) ClusterNetworks() map[string]netip.Prefix {
+	switch s.Kubernetes.Engine {
+	case "none":
+		return nil
+	case "k3s":
+		return map[string]netip.Prefix{
+			"pods":     netip.MustParsePrefix("10.42.0.0/16"),
+			"services": netip.MustParsePrefix("10.43.0.0/16"),
+		}
+	}
 	return map[string]netip.Prefix{
 		"pods":     netip.MustParsePrefix("10.244.0.0/16"),
 		"services": netip.MustParsePrefix("10.96.0.0/12"),
@@ -123,7 +133,7 @@ func (s Site) check() []*Fault {
 		}
 		unique(addresses, p.Addr().String(), at+"/address")
 		for _, what := range []string{"pods", "services"} {
-			if net := clusterNetworks()[what]; net.Overlaps(p) {
+			if net, ok := s.ClusterNetworks()[what]; ok && net.Overlaps(p) {
 				add(fmt.Sprintf("the network %s overlaps %s, which Kubernetes uses for %s", p.Masked(), net, what), "", "%s/address", at)
 			}
 		}

@@ -242,11 +242,11 @@ func nothingLeft(t *testing.T, vm *lab.VM) {
 		t.Fatal("the wire was not recorded")
 	}
 	for _, name := range vm.Captures() {
-		flows, err := pcap.Outside(name, inside)
+		r, err := pcap.Read(name, pcap.Lab(inside...))
 		if err != nil {
 			t.Error(err)
 		}
-		for _, f := range flows {
+		for _, f := range r.Outside {
 			t.Errorf("%s: tried to leave: %s", filepath.Base(name), f)
 		}
 	}

@@ -36,6 +36,9 @@ func arguments(s state, sticks []stick, firmware string, bios bool) []string {
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-uuid", uuid(s.Serial, s.MAC),
 		"-smbios", "type=1,manufacturer=holdfast,product=lab,serial="+commas(s.Serial))
+	if s.Clock != "" {
+		add("-rtc", "base="+s.Clock)
+	}
 	// A flush reaches this host's page cache and not its disk: killing QEMU
 	// loses nothing, and whoever tests power cuts gives another disk.
 	disk, onError := "driver=qcow2,node-name=disk,discard=unmap,cache.no-flush=on,file.driver=file,file.filename=disk.qcow2,file.discard=unmap,file.cache.no-flush=on", ""
@@ -46,10 +49,13 @@ func arguments(s state, sticks []stick, firmware string, bios bool) []string {
 	add("-blockdev", disk, "-object", "iothread,id=io",
 		// First to boot from, whatever stick is plugged in.
 		"-device", "virtio-blk-pci,drive=disk,iothread=io,bootindex=0,serial=holdfast-lab"+onError)
-	// restrict: no way out, not even to this host; only the forwards lead in.
-	netdev := "user,id=net,restrict=on"
-	for _, h := range slices.Sorted(maps.Keys(s.Forward)) {
-		netdev += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", h, s.Forward[h])
+	netdev := "stream,id=net,server=off,addr.type=unix,addr.path=" + commas(s.Network)
+	if s.Network == "" {
+		// restrict: no way out, not even to this host; only the forwards lead in.
+		netdev = "user,id=net,restrict=on"
+		for _, h := range slices.Sorted(maps.Keys(s.Forward)) {
+			netdev += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", h, s.Forward[h])
+		}
 	}
 	add("-netdev", netdev, "-device", "virtio-net-pci,netdev=net,romfile=,mac="+s.MAC,
 		"-object", "filter-dump,id=dump,netdev=net,file=net.pcap")

@@ -20,21 +20,23 @@ import (
 
 // Config says which machine to run. Dir must be given, and Image or Disk.
 type Config struct {
-	Dir         string      // its state
-	Image       string      // the release's image, raw or qcow2; only read
-	Disk        string      // unix socket of an NBD server to boot from, instead of a disk made over Image
-	Serial      string      // SMBIOS serial number; default "holdfast-lab"
-	MAC         string      // default 52:54:00:12:34:56
-	CPUs        int         // default 2
-	MemoryMiB   int         // default 4096
-	DiskGiB     int         // default 24; of the disk made over Image
-	Forward     map[int]int // port of 127.0.0.1 to port of the guest; its 6443 always has one
-	SecureBoot  bool        // firmware that lets only signed code boot
-	Accel       string      // "kvm" or "tcg"; default: what Probe answers
-	Fresh       bool        // begin with a new disk and new firmware variables
-	Backup      string      // with RecoveryKey and Fresh: on a stick that is plugged in at power-on
-	RecoveryKey string      // the private key that opens it
-	QEMUArgs    []string    // appended as they are, for tests
+	Dir         string        // its state
+	Image       string        // the release's image, raw or qcow2; only read
+	Disk        string        // unix socket of an NBD server to boot from, instead of a disk made over Image
+	Serial      string        // SMBIOS serial number; default "holdfast-lab"
+	MAC         string        // default 52:54:00:12:34:56
+	CPUs        int           // default 2
+	MemoryMiB   int           // default 4096
+	DiskGiB     int           // default 24; of the disk made over Image
+	Forward     map[int]int   // port of 127.0.0.1 to port of the guest; its 6443 always has one
+	Network     string        // name in Dir of a unix socket where the network begins, instead of one with no way out; see package sink. It has to lead the forwards in
+	SecureBoot  bool          // firmware that lets only signed code boot
+	ClockAhead  time.Duration // of the machine's clock at power-on
+	Accel       string        // "kvm" or "tcg"; default: what Probe answers
+	Fresh       bool          // begin with a new disk and new firmware variables
+	Backup      string        // with RecoveryKey and Fresh: on a stick that is plugged in at power-on
+	RecoveryKey string        // the private key that opens it
+	QEMUArgs    []string      // appended as they are, for tests
 	Host        Host
 
 	bios bool // boot a sector rather than a release
@@ -55,6 +57,8 @@ type state struct {
 	DiskGiB   int         `json:"diskGiB"`
 	Forward   map[int]int `json:"forward"`
 	Secure    bool        `json:"secureBoot"`
+	Network   string      `json:"network,omitempty"`
+	Clock     string      `json:"clock,omitempty"` // at power-on, UTC; empty: this host's
 }
 
 // imageID tells whether the overlay's backing file is still the one it was
@@ -65,7 +69,8 @@ type imageID struct {
 	MTime int64  `json:"mtime"` // nanoseconds
 }
 
-func (c Config) withDefaults() Config {
+// WithDefaults fills in what is not given.
+func (c Config) WithDefaults() Config {
 	set := func(p *int, v int) {
 		if *p == 0 {
 			*p = v
@@ -95,6 +100,9 @@ func (c Config) check() error {
 	if c.Disk != "" && c.Image != "" {
 		bad("both an image and a disk given\nhint: the disk's server has the image")
 	}
+	if c.Network != "" && (!filepath.IsLocal(c.Network) || filepath.Base(c.Network) != c.Network) {
+		bad("the network's socket %q is not in the lab's directory", c.Network)
+	}
 	if mac, err := net.ParseMAC(c.MAC); err != nil || len(mac) != 6 || mac[0]&1 != 0 {
 		bad("%q is no MAC address of a network card", c.MAC)
 	}
@@ -110,7 +118,7 @@ func (c Config) check() error {
 	for h, g := range c.Forward {
 		if h < 1 || h > 65535 || g < 1 || g > 65535 {
 			bad("cannot forward port %d to %d", h, g)
-		} else if !portFree(h) {
+		} else if c.Network == "" && !portFree(h) {
 			bad("port %d of 127.0.0.1 is in use\nhint: forward another one, or end what listens there (ss -ltnp)", h)
 		}
 	}

@@ -13,6 +13,7 @@
 //	console.sock  the same, interactive; one client at a time
 //	qmp.sock      QEMU's control socket
 //	lab.sock      the agent's port
+//	net.sock      where the network begins, if a server has it
 //	net.pcap      the wire since the last Up; net.1.pcap, … before that
 //
 // QEMU runs in that directory and is given relative names only, and the sockets

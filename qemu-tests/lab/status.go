@@ -19,6 +19,7 @@ type Status struct {
 	Since      time.Time   `json:"since"`  // when the phase began
 	Faults     []string    `json:"faults"` // what keeps the node from being healthy
 	Timings    []Timing    `json:"timings"`
+	Outside    Outside     `json:"outside,omitzero"`
 
 	raw   json.RawMessage
 	Other []Field `json:"-"` // what it says beside, in its order
@@ -31,6 +32,7 @@ type Field struct{ Name, Text string }
 var known = map[string]bool{
 	"phase": true, "node": true, "release": true, "engine": true,
 	"components": true, "since": true, "faults": true, "timings": true,
+	"outside": true,
 }
 
 // UnmarshalJSON keeps what it does not know.
@@ -145,6 +147,22 @@ type Component struct {
 	Name    string `json:"name"`
 	Healthy bool   `json:"healthy"`
 	Reason  string `json:"reason,omitempty"` // why it is not healthy
+}
+
+// Outside is what of the node reached beyond the site since it started.
+type Outside struct {
+	Tries []Try  `json:"tries,omitempty"`
+	Lost  int64  `json:"lost,omitempty"`  // packets that were not kept apart
+	Fault string `json:"fault,omitempty"` // why it cannot be told
+}
+
+// Try is all that one pod or unit sent to one place.
+type Try struct {
+	Who     string `json:"who"` // "pod NAMESPACE/NAME", "unit NAME", or begins with "unknown"
+	From    string `json:"from,omitempty"`
+	To      string `json:"to"` // an address, with the port where there is one
+	Proto   string `json:"proto"`
+	Packets int64  `json:"packets"`
 }
 
 // Timing is how long one step of the start took.

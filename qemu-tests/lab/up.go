@@ -29,7 +29,7 @@ func Up(ctx context.Context, c Config, log *slog.Logger) (*VM, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	c = c.withDefaults()
+	c = c.WithDefaults()
 	h, err := prepare(ctx, c)
 	if err != nil {
 		return nil, err
@@ -49,7 +49,10 @@ func Up(ctx context.Context, c Config, log *slog.Logger) (*VM, error) {
 	if err == nil && !c.Fresh && c.Disk == "" && isFile(filepath.Join(c.Dir, "disk.qcow2")) && before.Image != h.image {
 		return nil, fmt.Errorf("cannot boot the lab's disk again: it was made over another image than %s is now\nhint: start afresh (--fresh); that discards the disk", c.Image)
 	}
-	s := state{Image: h.image, Disk: h.disk, Accel: h.accel, Serial: c.Serial, MAC: c.MAC, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, DiskGiB: c.DiskGiB, Secure: c.SecureBoot}
+	s := state{Image: h.image, Disk: h.disk, Accel: h.accel, Serial: c.Serial, MAC: c.MAC, CPUs: c.CPUs, MemoryMiB: c.MemoryMiB, DiskGiB: c.DiskGiB, Secure: c.SecureBoot, Network: c.Network}
+	if c.ClockAhead != 0 {
+		s.Clock = time.Now().Add(c.ClockAhead).UTC().Format("2006-01-02T15:04:05")
+	}
 	if s.Forward, err = withAPI(c.Forward, before.Forward); err != nil {
 		return nil, err
 	}
@@ -218,7 +221,8 @@ func (vm *VM) start(ctx context.Context, qemu string, args []string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for {
-		if _, err = vm.State(ctx); err == nil {
+		var state string
+		if state, err = vm.State(ctx); err == nil && state != "off" { // off: it ended before it was asked
 			return nil
 		}
 		select {

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -33,45 +34,63 @@ func (f Flow) String() string {
 	return s
 }
 
-// gateway are the addresses by which QEMU's user network answers for the
-// outside: the host's and the resolver's.
-var gateway = [...]netip.Addr{
-	netip.AddrFrom4([4]byte{10, 0, 2, 2}), netip.AddrFrom4([4]byte{10, 0, 2, 3}),
-	netip.AddrFrom16([16]byte{0: 0xfe, 1: 0xc0, 15: 2}), netip.AddrFrom16([16]byte{0: 0xfe, 1: 0xc0, 15: 3}),
+// Site says what is not outside.
+type Site struct {
+	Inside   []netip.Prefix   // its networks
+	Gateways []netip.Addr     // what is asked of them themselves is outside, whatever Inside says
+	Servers  []netip.AddrPort // but for these, by TCP or UDP
 }
 
-// Outside lists the flows that tried to leave, in the order of their first
-// packets: to an address in none of inside that is not multicast, broadcast,
-// link-local, loopback or unspecified; and to the gateway, whatever inside
-// says, a connection opened or a datagram that is no DHCP, so also each name
-// asked for. What cannot be read as a packet counts as trying. A recording
-// that is empty, cut off or in another format is an error.
-func Outside(name string, inside []netip.Prefix) ([]Flow, error) {
+// Lab is QEMU's own network with the site's networks. By the gateways it answers
+// for the outside: the host's address and the resolver's.
+func Lab(inside ...netip.Prefix) Site {
+	return Site{Inside: inside, Gateways: []netip.Addr{
+		netip.AddrFrom4([4]byte{10, 0, 2, 2}), netip.AddrFrom4([4]byte{10, 0, 2, 3}),
+		netip.AddrFrom16([16]byte{0: 0xfe, 1: 0xc0, 15: 2}), netip.AddrFrom16([16]byte{0: 0xfe, 1: 0xc0, 15: 3}),
+	}}
+}
+
+// Recording is what a recorded wire shows.
+type Recording struct {
+	Outside []Flow    // what tried to leave, in the order of first packets
+	Frames  int64     // all there were
+	Within  int64     // packets of IP from one address of its networks to another
+	First   time.Time // the first frame
+	Last    time.Time
+}
+
+// Read lists the flows that tried to leave: to an address in none of the site's
+// networks that is not multicast, broadcast, link-local, loopback or
+// unspecified; and to a gateway, a connection opened or a datagram that is no
+// DHCP, so also each name asked for. What cannot be read as a packet counts as
+// trying. A recording that is empty, cut off or in another format is an error.
+func Read(name string, site Site) (Recording, error) {
 	f, err := os.Open(name)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the recorded wire: %w", err)
+		return Recording{}, fmt.Errorf("cannot read the recorded wire: %w", err)
 	}
 	defer f.Close()
-	flows, err := read(bufio.NewReaderSize(f, 1<<20), inside)
+	r, err := read(bufio.NewReaderSize(f, 1<<20), site)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the recorded wire %s: %w", name, err)
+		return Recording{}, fmt.Errorf("cannot read the recorded wire %s: %w", name, err)
 	}
-	return flows, nil
+	return r, nil
 }
 
 const maxFrame = 256 << 10
 
-func read(r io.Reader, inside []netip.Prefix) ([]Flow, error) {
+func read(r io.Reader, site Site) (Recording, error) {
+	none := Recording{}
 	var head [24]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return nil, fmt.Errorf("no header: %w", err)
+		return none, fmt.Errorf("no header: %w", err)
 	}
 	var order binary.ByteOrder = binary.LittleEndian
 	if order.Uint32(head[:]) != 0xa1b2c3d4 {
 		order = binary.BigEndian
 	}
 	if order.Uint32(head[:]) != 0xa1b2c3d4 || order.Uint32(head[20:]) != 1 {
-		return nil, errors.New("not a pcap file of Ethernet frames")
+		return none, errors.New("not a pcap file of Ethernet frames")
 	}
 	type key struct {
 		proto, question string
@@ -79,57 +98,66 @@ func read(r io.Reader, inside []netip.Prefix) ([]Flow, error) {
 		to              netip.AddrPort
 	}
 	at := map[key]int{}
-	var flows []Flow
+	var all Recording
 	var rec [16]byte
 	frame := make([]byte, maxFrame)
 	for n := 1; ; n++ {
 		if _, err := io.ReadFull(r, rec[:]); err == io.EOF {
-			return flows, nil
+			return all, nil
 		} else if err != nil {
-			return nil, fmt.Errorf("packet %d: %w", n, err)
+			return none, fmt.Errorf("packet %d: %w", n, err)
 		}
 		size := order.Uint32(rec[8:])
 		if size > maxFrame {
-			return nil, fmt.Errorf("packet %d has %d bytes, more than any frame", n, size)
+			return none, fmt.Errorf("packet %d has %d bytes, more than any frame", n, size)
 		}
 		if _, err := io.ReadFull(r, frame[:size]); err != nil {
-			return nil, fmt.Errorf("packet %d: %w", n, errors.Join(io.ErrUnexpectedEOF, err))
+			return none, fmt.Errorf("packet %d: %w", n, errors.Join(io.ErrUnexpectedEOF, err))
+		}
+		all.Last = time.Unix(int64(order.Uint32(rec[0:])), int64(order.Uint32(rec[4:]))*1000)
+		if all.Frames++; all.Frames == 1 {
+			all.First = all.Last
 		}
 		p, ok := parse(frame[:size])
-		if !ok || !p.leaves(inside) {
+		if !ok {
+			continue
+		}
+		if !p.leaves(site) {
+			if site.has(p.from.Addr()) && site.has(p.to.Addr()) {
+				all.Within++
+			}
 			continue
 		}
 		k := key{p.proto, p.question, p.from.Addr(), p.to}
 		i, seen := at[k]
 		if !seen {
-			i = len(flows)
+			i = len(all.Outside)
 			at[k] = i
-			when := time.Unix(int64(order.Uint32(rec[0:])), int64(order.Uint32(rec[4:]))*1000)
-			flows = append(flows, Flow{Proto: p.proto, From: k.from, To: p.to, Question: p.question, First: when})
+			all.Outside = append(all.Outside, Flow{Proto: p.proto, From: k.from, To: p.to, Question: p.question, First: all.Last})
 		}
-		flows[i].Packets++
+		all.Outside[i].Packets++
 	}
 }
 
 // leaves reports whether p tries to.
-func (p packet) leaves(inside []netip.Prefix) bool {
+func (p packet) leaves(site Site) bool {
 	if p.proto == "malformed" {
 		return true
 	}
+	if (p.proto == "tcp" || p.proto == "udp") && slices.Contains(site.Servers, p.to) {
+		return false
+	}
 	to := p.to.Addr()
-	for _, g := range gateway {
-		if to == g {
-			return p.opens || p.proto == "udp" && p.to.Port() != 67
-		}
+	if slices.Contains(site.Gateways, to) {
+		return p.opens || p.proto == "udp" && p.to.Port() != 67
 	}
 	if to.IsMulticast() || to.IsLinkLocalUnicast() || to.IsLoopback() || to.IsUnspecified() ||
 		to == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return false
 	}
-	for _, in := range inside {
-		if in.Contains(to) {
-			return false
-		}
-	}
-	return true
+	return !site.has(to)
+}
+
+func (s Site) has(a netip.Addr) bool {
+	return slices.ContainsFunc(s.Inside, func(p netip.Prefix) bool { return p.Contains(a) })
 }

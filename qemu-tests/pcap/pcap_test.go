@@ -11,7 +11,11 @@ import (
 	"testing"
 )
 
-var inside = []netip.Prefix{netip.MustParsePrefix("10.0.2.0/24"), netip.MustParsePrefix("10.244.0.0/16")}
+var site = func() Site {
+	s := Lab(netip.MustParsePrefix("10.0.2.0/24"), netip.MustParsePrefix("10.244.0.0/16"))
+	s.Servers = []netip.AddrPort{netip.MustParseAddrPort("10.0.2.2:5353"), netip.MustParseAddrPort("198.51.100.9:53")}
+	return s
+}()
 
 // wire is a recording of frames, one a second from second 1.
 func wire(frames ...[]byte) []byte {
@@ -58,7 +62,7 @@ func tcp(to string, port uint16, flags byte) []byte {
 	return ip(6, to, b...)
 }
 
-func TestOutside(t *testing.T) {
+func TestRead(t *testing.T) {
 	const syn, synAck = 2, 0x12
 	query := append(make([]byte, 12), "\x08registry\x07example\x00\x00\x01\x00\x01"...)
 	later := ip(17, "192.0.2.1", 0)
@@ -67,36 +71,42 @@ func TestOutside(t *testing.T) {
 		frame []byte
 		want  string // proto, to and question; empty: stays
 	}{
-		"ARP":                 {frame(0x0806, 0, 1), ""},
-		"a pod":               {tcp("10.244.3.4", 80, syn), ""},
-		"broadcast":           {udp("255.255.255.255", 67), ""},
-		"multicast":           {udp("ff02::fb", 5353), ""},
-		"link-local":          {ip(58, "fe80::1", 135), ""},
-		"DHCP renewal":        {udp("10.0.2.2", 67), ""},
-		"answer to the host":  {tcp("10.0.2.2", 40000, synAck), ""},
-		"TCP":                 {tcp("192.0.2.1", 443, syn), "tcp 192.0.2.1:443 "},
-		"answer to outside":   {tcp("192.0.2.1", 443, synAck), "tcp 192.0.2.1:443 "},
-		"IPv6":                {tcp("2001:db8::1", 443, syn), "tcp [2001:db8::1]:443 "},
-		"in a VLAN":           {append(frame(0x8100, 0, 1, 8, 0), tcp("192.0.2.1", 80, syn)[14:]...), "tcp 192.0.2.1:80 "},
-		"ping":                {ip(1, "192.0.2.1", 8), "icmp 192.0.2.1:0 "},
-		"SCTP":                {ip(132, "192.0.2.1"), "132 192.0.2.1:0 "},
-		"fragment":            {later, "fragment 192.0.2.1:0 "},
-		"extension header":    {ip(0, "2001:db8::1", append([]byte{17, 0, 0, 0, 0, 0, 0, 0}, 0, 1, 0, 123, 0, 0, 0, 0)...), "udp [2001:db8::1]:123 "},
-		"name":                {udp("10.0.2.3", 53, query...), "udp 10.0.2.3:53 registry.example"},
-		"time":                {udp("10.0.2.2", 123), "udp 10.0.2.2:123 "},
-		"the host":            {tcp("10.0.2.2", 22, syn), "tcp 10.0.2.2:22 "},
-		"short frame":         {[]byte{1, 2}, "malformed invalid AddrPort "},
-		"short IP":            {frame(0x0800, 0x45), "malformed invalid AddrPort "},
-		"header beyond frame": {frame(0x0800, append([]byte{0x4f}, make([]byte, 19)...)...), "malformed invalid AddrPort "},
-		"short TCP":           {ip(6, "10.244.0.1", 1, 2, 3), "malformed 10.244.0.1:0 "},
+		"ARP":                  {frame(0x0806, 0, 1), ""},
+		"a pod":                {tcp("10.244.3.4", 80, syn), ""},
+		"broadcast":            {udp("255.255.255.255", 67), ""},
+		"multicast":            {udp("ff02::fb", 5353), ""},
+		"link-local":           {ip(58, "fe80::1", 135), ""},
+		"DHCP renewal":         {udp("10.0.2.2", 67), ""},
+		"answer to the host":   {tcp("10.0.2.2", 40000, synAck), ""},
+		"TCP":                  {tcp("192.0.2.1", 443, syn), "tcp 192.0.2.1:443 "},
+		"answer to outside":    {tcp("192.0.2.1", 443, synAck), "tcp 192.0.2.1:443 "},
+		"IPv6":                 {tcp("2001:db8::1", 443, syn), "tcp [2001:db8::1]:443 "},
+		"in a VLAN":            {append(frame(0x8100, 0, 1, 8, 0), tcp("192.0.2.1", 80, syn)[14:]...), "tcp 192.0.2.1:80 "},
+		"ping":                 {ip(1, "192.0.2.1", 8), "icmp 192.0.2.1:0 "},
+		"SCTP":                 {ip(132, "192.0.2.1"), "132 192.0.2.1:0 "},
+		"fragment":             {later, "fragment 192.0.2.1:0 "},
+		"extension header":     {ip(0, "2001:db8::1", append([]byte{17, 0, 0, 0, 0, 0, 0, 0}, 0, 1, 0, 123, 0, 0, 0, 0)...), "udp [2001:db8::1]:123 "},
+		"name":                 {udp("10.0.2.3", 53, query...), "udp 10.0.2.3:53 registry.example"},
+		"time":                 {udp("10.0.2.2", 123), "udp 10.0.2.2:123 "},
+		"a server of the site": {udp("10.0.2.2", 5353), ""},
+		"one beyond":           {tcp("198.51.100.9", 53, syn), ""},
+		"another port of it":   {udp("198.51.100.9", 54), "udp 198.51.100.9:54 "},
+		"the host":             {tcp("10.0.2.2", 22, syn), "tcp 10.0.2.2:22 "},
+		"short frame":          {[]byte{1, 2}, "malformed invalid AddrPort "},
+		"short IP":             {frame(0x0800, 0x45), "malformed invalid AddrPort "},
+		"header beyond frame":  {frame(0x0800, append([]byte{0x4f}, make([]byte, 19)...)...), "malformed invalid AddrPort "},
+		"short TCP":            {ip(6, "10.244.0.1", 1, 2, 3), "malformed 10.244.0.1:0 "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			flows, err := read(bytes.NewReader(wire(tc.frame, tc.frame)), inside)
+			r, err := read(bytes.NewReader(wire(tc.frame, tc.frame)), site)
 			if err != nil {
 				t.Fatal(err)
 			}
+			if r.Frames != 2 || r.First.Unix() != 1 || r.Last.Unix() != 2 {
+				t.Errorf("got %+v", r)
+			}
 			got := ""
-			for _, f := range flows {
+			for _, f := range r.Outside {
 				got += f.Proto + " " + f.To.String() + " " + f.Question
 				if f.Packets != 2 || f.First.Unix() != 1 {
 					t.Errorf("got %v", f)
@@ -119,11 +129,11 @@ func TestBadRecordings(t *testing.T) {
 		"empty": nil, "no header": good[:23], "other format": make([]byte, 24), "other link": radio,
 		"cut in a header": good[:30], "cut in a packet": good[:len(good)-1], "cut before a packet": good[:40], "huge packet": huge,
 	} {
-		if flows, err := read(bytes.NewReader(b), inside); err == nil || errors.Is(err, io.EOF) && name != "empty" && name != "cut before a packet" {
+		if flows, err := read(bytes.NewReader(b), site); err == nil || errors.Is(err, io.EOF) && name != "empty" && name != "cut before a packet" {
 			t.Errorf("%s: got %v, %v", name, flows, err)
 		}
 	}
-	if _, err := Outside(filepath.Join(t.TempDir(), "none"), nil); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Read(filepath.Join(t.TempDir(), "none"), Site{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -131,8 +141,8 @@ func TestBadRecordings(t *testing.T) {
 func FuzzRead(f *testing.F) {
 	f.Add(wire(udp("10.0.2.3", 53, make([]byte, 40)...), tcp("2001:db8::1", 1, 2)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		flows, err := read(bytes.NewReader(b), inside)
-		if err != nil && flows != nil {
+		r, err := read(bytes.NewReader(b), site)
+		if err != nil && r.Outside != nil {
 			t.Error("flows and an error")
 		}
 	})

@@ -47,6 +47,7 @@ type box struct {
 	mu      sync.Mutex
 	console bytes.Buffer
 	ran     []string
+	outside string // what the kernel counted, as nft prints it
 	set     time.Time
 	clock   time.Time
 	slept   time.Duration
@@ -112,6 +113,10 @@ func newBox(t *testing.T) *box {
 		Mounted:     func(string) (bool, error) { return true, nil },
 		Input:       func(context.Context) <-chan string { return b.typed },
 		Run: func(_ context.Context, line func(string), name string, arg ...string) error {
+			if filepath.Base(name) == "nft" && arg[0] == "--json" {
+				line(b.outside) // it is asked now and again
+				return nil
+			}
 			b.mu.Lock()
 			b.ran = append(b.ran, strings.Join(append([]string{filepath.Base(name)}, arg...), " "))
 			b.mu.Unlock()
@@ -311,6 +316,47 @@ func (b *box) status() (s status.Status) {
 
 const kubeconfig = `{"clusters":[{"name":"c","cluster":{"server":"http://127.0.0.1:1"}}],"contexts":[{"name":"x","context":{"cluster":"c"}}],"current-context":"x"}`
 
+// Where the processor is emulated, what the engine runs does not push itself
+// forward.
+func TestEmulated(t *testing.T) {
+	b := newBox(t)
+	k := key(t)
+	b.trust(k)
+	b.seed(k, mac)
+	b.kubeadm = func([]string) error { b.write("etc/kubernetes/admin.conf", kubeconfig); return nil }
+	b.write("proc/cpuinfo", "processor\t: 0\nmodel name\t: QEMU TCG CPU version 2.5+\n")
+	b.start("waiting for the API server since 1")
+	reload, start := slices.Index(b.ran, "systemctl daemon-reload"), slices.Index(b.ran, "systemctl start containerd.service")
+	if reload < 0 || start < reload {
+		t.Errorf("ran %q", b.ran)
+	}
+	for _, u := range []string{"kubelet", "containerd"} {
+		if got := b.read("run/systemd/system/" + u + ".service.d/50-emulated.conf"); !strings.Contains(got, "CPUSchedulingPolicy=batch") {
+			t.Errorf("%s: %q", u, got)
+		}
+	}
+}
+
+// What the kernel counted is told, with the name of the pod that has the address.
+func TestOutside(t *testing.T) {
+	b := newBox(t)
+	k := key(t)
+	b.trust(k)
+	b.seed(k, mac)
+	b.write("var/lib/cni/results/bridge-1-eth0", `{"cniArgs":[["K8S_POD_NAMESPACE","db"],["K8S_POD_NAME","db-0"]],"result":{"ips":[{"address":"10.244.0.5/24"}]}}`)
+	b.outside = `{"nftables":[{"set":{"name":"pods","elem":[{"elem":{"val":{"concat":["10.244.0.5","198.51.100.1","tcp",443]},"counter":{"packets":3}}}]}}]}`
+	b.start("OUTSIDE: pod db/db-0: tcp to 198.51.100.1:443 (3 packets)")
+	if rules := b.read("run/holdfast/outside.nft"); !strings.Contains(rules, "ip daddr 10.0.2.2 goto") || !strings.Contains(rules, "ip daddr 10.244.0.0/16 return") {
+		t.Error(rules)
+	}
+	b.outside = "damaged"
+	b.kubeadm = func([]string) error { b.write("etc/kubernetes/admin.conf", kubeconfig); return nil }
+	b.start("waiting for the API server since 1")
+	if o := b.status().Outside; len(o.Tries) != 0 || !strings.Contains(o.Fault, "cannot read what nft lists") {
+		t.Errorf("%+v", o)
+	}
+}
+
 func TestUpToTheAPIServer(t *testing.T) {
 	b := newBox(t)
 	k := key(t)
@@ -323,8 +369,8 @@ func TestUpToTheAPIServer(t *testing.T) {
 		t.Errorf("the clock was set to %v", b.set)
 	}
 	// What needs the API server waits for it.
-	want := []string{"networkctl reload", "udevadm settle --timeout=30", "systemctl start containerd.service", "kubeadm init --config /run/holdfast/kubeadm/config.yaml --skip-token-print --skip-phases "}
-	if len(b.ran) != 4 || !slices.Equal(b.ran[:3], want[:3]) || !strings.HasPrefix(b.ran[3], want[3]) || b.name != "node1" {
+	want := []string{"nft -f /run/holdfast/outside.nft", "networkctl reload", "udevadm settle --timeout=30", "systemctl start containerd.service", "kubeadm init --config /run/holdfast/kubeadm/config.yaml --skip-token-print --skip-phases "}
+	if len(b.ran) != 5 || !slices.Equal(b.ran[:4], want[:4]) || !strings.HasPrefix(b.ran[4], want[4]) || b.name != "node1" {
 		t.Errorf("ran %q as %s", b.ran, b.name)
 	}
 	for _, f := range []string{
@@ -355,7 +401,7 @@ func TestUpToTheAPIServer(t *testing.T) {
 	b.write(network, "of this boot")
 	b.start("waiting for the API server")
 	b.read(network)
-	if len(b.ran) != 12 || !strings.HasPrefix(b.ran[2], "kubeadm init phase etcd local") {
+	if len(b.ran) != 14 || !strings.HasPrefix(b.ran[3], "kubeadm init phase etcd local") {
 		t.Errorf("ran %q", b.ran)
 	}
 	if b.read("var/lib/holdfast/secrets/db_admin.json") != secret {

@@ -36,6 +36,8 @@ type engine struct {
 	// agentNetwork: the agent lets pods onto the network and enforces network
 	// policies. Other engines do both themselves.
 	agentNetwork bool
+	networks     []string // of pods and of services
+	batch        []string // services that all of the engine's programs, and pods, come from
 }
 
 // engineOf returns the answers for the engine of that name.
@@ -48,6 +50,8 @@ func engineOf(name string) (engine, error) {
 			state: kubeadm.State(), groups: []string{"kubepods.slice"},
 			files: kubeadmFiles, stale: []string{kubeadm.PatchesDir},
 			up: upKubeadm, finish: finishKubeadm, agentNetwork: true,
+			networks: []string{kubeadm.PodSubnet, kubeadm.ServiceNet},
+			batch:    []string{"kubelet.service", "containerd.service"},
 		}, nil
 	case "k3s":
 		return engine{
@@ -55,7 +59,7 @@ func engineOf(name string) (engine, error) {
 			stop:  []string{k3s.Unit, "kubepods.slice"}, // it leaves pods running
 			state: k3s.State(), groups: []string{"system.slice/" + k3s.Unit, "kubepods.slice"},
 			files: k3sFiles, stale: []string{k3s.ConfigDir},
-			up: upK3s,
+			up: upK3s, networks: []string{k3s.PodSubnet, k3s.ServiceNet}, batch: []string{k3s.Unit},
 		}, nil
 	}
 	return engine{}, fmt.Errorf("cannot start engine %q: this agent knows kubeadm and k3s", name)

@@ -21,7 +21,7 @@ func TestK3sUpToTheAPIServer(t *testing.T) {
 	const stale = "etc/rancher/k3s/config.yaml.d/99-of-another-release.yaml"
 	b.write(stale, "disable: [coredns]\n")
 	b.start("waiting for k3s since 1")
-	want := []string{"networkctl reload", "udevadm settle --timeout=30", "systemctl --no-block start k3s.service"}
+	want := []string{"nft -f /run/holdfast/outside.nft", "networkctl reload", "udevadm settle --timeout=30", "systemctl --no-block start k3s.service"}
 	if !slices.Equal(b.ran, want) {
 		t.Errorf("ran %q, want %q", b.ran, want)
 	}

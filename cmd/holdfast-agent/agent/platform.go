@@ -117,7 +117,11 @@ func (a *agent) watch(ctx context.Context, look func(context.Context) []apply.He
 	case old.Phase == status.Healthy:
 		now.Phase = status.Degraded
 	}
-	a.Update(func(s *status.Status) { *s = now })
+	// All else may have changed meanwhile: by an update, a backup, the clock.
+	a.Update(func(s *status.Status) {
+		s.Phase, s.Node, s.Engine, s.Components, s.Faults = now.Phase, now.Node, now.Engine, now.Components, now.Faults
+		s.Timings = append(s.Timings, now.Timings[len(old.Timings):]...)
+	})
 	if now.Phase != old.Phase {
 		a.Say("%s: release %s %d, node %s, %d components", now.Phase, now.Release.Name, now.Release.Number, n.Name, len(now.Components))
 		a.host.notify("STATUS=" + now.Phase)

@@ -165,6 +165,7 @@ func (a *agent) bringUpNode(ctx context.Context, u *updates) (node.Node, error) 
 	if err := a.insist(ctx, status.Network, "bring up the network", func() error { return a.network(ctx, c, n, link) }); err != nil {
 		return n, err
 	}
+	go a.watchOutside(ctx)
 	if err := a.restore(ctx, u, n); err != nil {
 		return n, err
 	}
@@ -199,6 +200,9 @@ func (a *agent) network(ctx context.Context, c node.Config, n node.Node, link no
 	}
 	if err := a.host.SetHostname(n.Name); err != nil {
 		return fmt.Errorf("cannot set the hostname: %w", err)
+	}
+	if err := a.countOutside(ctx, c, n); err != nil {
+		return err
 	}
 	if err := a.exec(ctx, "/usr/bin/networkctl", "reload"); err != nil {
 		return err

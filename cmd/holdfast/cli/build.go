@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -134,7 +135,7 @@ func (a *app) fittingLock(in inputs) (airgap.Lock, error) {
 }
 
 // outDir is where outputs go, below the site's directory.
-func (a *app) outDir() string { return filepath.Join(a.dir, "out") }
+func (a *app) outDir() string { return cmp.Or(a.out, filepath.Join(a.dir, "out")) }
 
 // needSpace refuses to start what the disk cannot hold. The figure is an
 // estimate: unpacked packages, compiled programs with the compiler's cache, and

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -72,6 +73,7 @@ func (a *app) load() (inputs, error) {
 	if in.site, err = overlays.Load(a.dir); err != nil {
 		return in, err
 	}
+	in.site.Release = cmp.Or(a.release, in.site.Release)
 	all, err := catalog.Load()
 	if err != nil {
 		return in, err

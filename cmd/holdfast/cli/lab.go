@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,7 +29,7 @@ firmware. Its network leads nowhere but to this machine's loopback, and what was
 the wire is recorded in out/lab/net.pcap.`,
 		Example: "  holdfast lab up --wait\n  holdfast lab kubectl get pods -A\n  holdfast lab down",
 	}
-	c.AddCommand(a.labUp(), a.labStatus(), a.labKubectl(), a.labConsole(), a.labReboot(), a.labApply(), a.labBackup(), a.labDown())
+	c.AddCommand(a.labUp(), a.labStatus(), a.labKubectl(), a.labConsole(), a.labReboot(), a.labApply(), a.labBackup(), a.labProve(), a.labDown())
 	return c
 }
 
@@ -167,6 +166,12 @@ func (a *app) showStatus(s lab.Status, vm *lab.VM) error {
 	for _, f := range s.Faults {
 		a.printf("fault: %s\n", f)
 	}
+	for _, t := range s.Outside.Tries {
+		a.printf("reached outside: %s: %s to %s (%d packets)\n", t.Who, t.Proto, t.To, t.Packets)
+	}
+	if o := s.Outside; o.Lost > 0 || o.Fault != "" {
+		a.printf("reached outside: %d packets more %s\n", o.Lost, o.Fault)
+	}
 	for _, f := range s.Other {
 		a.printf("%s: %s\n", f.Name, f.Text)
 	}
@@ -256,13 +261,9 @@ func (a *app) kubectlProgram() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	doc, err := os.ReadFile(filepath.Join(a.outDir(), fmt.Sprintf("%s-%d.json", site.Name, site.Release)))
+	r, err := readResult(filepath.Join(a.outDir(), fmt.Sprintf("%s-%d.json", site.Name, site.Release)))
 	if err != nil {
-		return nil, fmt.Errorf("cannot find the release: %w\nhint: run \"holdfast build\"", err)
-	}
-	var r Result
-	if err := json.Unmarshal(doc, &r); err != nil {
-		return nil, fmt.Errorf("cannot read the release: %w", err)
+		return nil, err
 	}
 	name := filepath.Join(a.labDir(), "kubectl-"+r.OS.Root.Raw.Digest.Hex()[:16])
 	inRoot, program := "usr/bin/kubectl", []string{name}

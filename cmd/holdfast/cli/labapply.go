@@ -52,7 +52,7 @@ Exit codes: 0 done, 1 failed or gone back, 3 refused by the node.`,
 			if dryRun || !wait {
 				return nil
 			}
-			return a.waitUpdated(ctx, vm, int64(p.To.Release))
+			return a.waitUpdated(ctx, vm, int64(p.To.Release), func(lab.Status) {})
 		},
 	}
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would change, and how long it is likely to take")
@@ -76,8 +76,8 @@ type updateState struct {
 }
 
 // waitUpdated follows the update until release to is confirmed and healthy, or
-// the node is back on another.
-func (a *app) waitUpdated(ctx context.Context, vm *lab.VM, to int64) error {
+// the node is back on another. look gets each status.
+func (a *app) waitUpdated(ctx context.Context, vm *lab.VM, to int64, look func(lab.Status)) error {
 	start, last := a.Now(), ""
 	for {
 		try, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -89,6 +89,7 @@ func (a *app) waitUpdated(ctx context.Context, vm *lab.VM, to int64) error {
 		var u updateState
 		line := "no answer: the machine is on its way down or up"
 		if err == nil {
+			look(s)
 			doc, err := json.Marshal(s)
 			if err != nil {
 				return err

@@ -49,6 +49,9 @@ type app struct {
 	dir    string // the site's directory
 	json   bool
 	rehash bool
+
+	release int64  // in place of the number in the site file, if not 0
+	out     string // in place of the site's own, if not empty
 }
 
 // errUsage marks wrong usage.

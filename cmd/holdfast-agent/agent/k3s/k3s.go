@@ -35,6 +35,12 @@ const (
 	volumes     = "/var/lib/holdfast/volumes"
 )
 
+// What k3s takes for pods and services where nothing else is said.
+const (
+	PodSubnet  = "10.42.0.0/16"
+	ServiceNet = "10.43.0.0/16"
+)
+
 // State is what a node must have for k3s to take up the control plane that it
 // was part of, on another disk too: datastore, authorities and token, and the
 // password by which the server knows its node.

@@ -51,6 +51,19 @@ func readRecords(dir string) ([]record, error) {
 	return out, nil
 }
 
+// Addresses gives the pods of the node by address, as NAMESPACE/NAME, from dir,
+// which is RecordsDir.
+func Addresses(dir string) (map[netip.Addr]string, error) {
+	records, err := readRecords(dir)
+	out := map[netip.Addr]string{}
+	for _, r := range records {
+		if out[r.ip] == "" { // the newest counts
+			out[r.ip] = r.namespace + "/" + r.name
+		}
+	}
+	return out, err
+}
+
 func readRecord(file string) (r record, ok bool) {
 	f, err := os.Open(file)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/atomicfile"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/outside"
 )
 
 // Status is /run/holdfast/status.json.
@@ -30,6 +31,14 @@ type Status struct {
 	Update     UpdateState `json:"update"`
 	Backup     *Backup     `json:"backup,omitempty"`        // the last one that was made
 	NoBackup   bool        `json:"backupOverdue,omitempty"` // none was made for twice the time that the release asks for
+	Outside    Outside     `json:"outside,omitzero"`
+}
+
+// Outside is what of the node reached beyond the site in this boot.
+type Outside struct {
+	Tries []outside.Try `json:"tries,omitempty"`
+	Lost  int64         `json:"lost,omitempty"`  // packets that were not kept apart
+	Fault string        `json:"fault,omitempty"` // why it cannot be told
 }
 
 // Backup is one that was written and read back.
@@ -225,6 +234,15 @@ func Text(s Status) string {
 	}
 	if f := s.Update.Failed; f != nil {
 		fmt.Fprintf(&b, "the update to release %d failed: %s\n", f.Release, f.Reason)
+	}
+	for _, t := range s.Outside.Tries {
+		fmt.Fprintf(&b, "reached outside: %s\n", t)
+	}
+	if s.Outside.Lost > 0 {
+		fmt.Fprintf(&b, "reached outside: %d packets more\n", s.Outside.Lost)
+	}
+	if s.Outside.Fault != "" {
+		fmt.Fprintf(&b, "cannot tell what reaches outside: %s\n", s.Outside.Fault)
 	}
 	for _, f := range s.Faults {
 		fmt.Fprintf(&b, "fault: %s\n", f)
