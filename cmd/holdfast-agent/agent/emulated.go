@@ -3,8 +3,6 @@ package agent
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"os"
 )
 
@@ -12,22 +10,20 @@ import (
 // that runs guests itself.
 const emulator = "QEMU TCG CPU"
 
-// calmEmulated has the engine's programs, and with them all pods, run as batch
-// work where the processor is emulated: a program that wakes up then waits for
-// the one that runs to have had its share. An emulator forgets with each switch
-// to another program which code it has translated, and so a boot takes a fifth
-// less.
-func (a *agent) calmEmulated(ctx context.Context, units []string) error {
-	b, err := os.ReadFile(a.host.path("/proc/cpuinfo"))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("cannot tell the processor: %w", err)
-	}
-	if !bytes.Contains(b, []byte(emulator)) {
-		return nil
-	}
+// emulated reports whether this machine's processor is.
+func (h Host) emulated() bool {
+	b, err := os.ReadFile(h.path("/proc/cpuinfo"))
+	return err == nil && bytes.Contains(b, []byte(emulator))
+}
+
+// runAsBatch has services, and with them all that they start, run as batch work:
+// a program that wakes up then waits for the one that runs to have had its share.
+// An emulator forgets with each switch to another program which code it has
+// translated, and so a boot takes a fifth less.
+func (a *agent) runAsBatch(ctx context.Context, services []string) error {
 	files := map[string][]byte{}
-	for _, u := range units {
-		files["/run/systemd/system/"+u+".d/50-emulated.conf"] = []byte("[Service]\nCPUSchedulingPolicy=batch\n")
+	for _, s := range services {
+		files["/run/systemd/system/"+s+".d/50-emulated.conf"] = []byte("[Service]\nCPUSchedulingPolicy=batch\n")
 	}
 	if err := a.writeFiles(files); err != nil {
 		return err

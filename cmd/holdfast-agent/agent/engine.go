@@ -21,8 +21,11 @@ import (
 func (a *agent) bringUpEngine(ctx context.Context, e engine, c node.Config, n node.Node) (*apply.Cluster, error) {
 	a.Phase(status.EngineUp)
 	a.Say("starting %s %s", c.Engine.Name, c.Engine.Version)
-	if err := a.insist(ctx, status.EngineUp, "calm an emulated processor", func() error { return a.calmEmulated(ctx, e.batch) }); err != nil {
-		return nil, err
+	if a.host.emulated() {
+		err := a.insist(ctx, status.EngineUp, "spare an emulated processor", func() error { return a.runAsBatch(ctx, e.batch) })
+		if err != nil {
+			return nil, err
+		}
 	}
 	if err := e.up(ctx, a, e, c, n); err != nil {
 		return nil, err

@@ -117,8 +117,7 @@ func (a *app) prove(ctx context.Context, f proveFlags) error {
 		return err
 	}
 	p := proof{app: a, flags: f, site: site, image: base + ".qcow2", router: router, update: update}
-	err = p.run(ctx)
-	if err != nil {
+	if err := p.run(ctx); err != nil {
 		return err
 	}
 	r := prove.Report{
@@ -386,7 +385,8 @@ func (p *proof) look(s lab.Status) { p.tries.Add(s.Outside) }
 
 // stay looks at the site for a while; it has to be healthy after it.
 func (p *proof) stay(ctx context.Context, d time.Duration) error {
-	until := p.Now().Add(d)
+	began, told := p.Now(), p.Now()
+	until := began.Add(d)
 	for left := d; left > 0; left = until.Sub(p.Now()) {
 		select {
 		case <-ctx.Done():
@@ -397,6 +397,10 @@ func (p *proof) stay(ctx context.Context, d time.Duration) error {
 			p.look(s)
 		} else if !p.vm.Running() {
 			return err
+		}
+		if now := p.Now(); now.Sub(told) >= time.Minute {
+			told = now
+			p.say("  recorded %s of %s", now.Sub(began).Round(time.Second), d)
 		}
 	}
 	return p.healthy(ctx)

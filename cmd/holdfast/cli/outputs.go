@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -251,7 +252,7 @@ func (b builder) show(r Result, note string) error {
 	}
 	b.printf("\n%s: release %d of %s, %s\n", note, r.Release, r.Name, r.Index.Digest)
 	for _, o := range r.Outputs {
-		b.printf("  %-40s %10s  %s\n", filepath.Join("out", o.File), size(o.Size), o.Digest)
+		b.printf("  %-40s %10s  %s\n", filepath.Join(cmp.Or(b.out, "out"), o.File), size(o.Size), o.Digest)
 	}
 	return nil
 }
