@@ -60,8 +60,8 @@ type Recording struct {
 }
 
 // Read lists the flows that tried to leave: to an address in none of the site's
-// networks that is not multicast, broadcast, link-local, loopback or
-// unspecified; and to a gateway, a connection opened or a datagram that is no
+// networks that is not broadcast, loopback, unspecified or of the link alone,
+// multicast or not; and to a gateway, a connection opened or a datagram that is no
 // DHCP, so also each name asked for. What cannot be read as a packet counts as
 // trying. A recording that is empty, cut off or in another format is an error.
 func Read(name string, site Site) (Recording, error) {
@@ -151,7 +151,7 @@ func (p packet) leaves(site Site) bool {
 	if slices.Contains(site.Gateways, to) {
 		return p.opens || p.proto == "udp" && p.to.Port() != 67
 	}
-	if to.IsMulticast() || to.IsLinkLocalUnicast() || to.IsLoopback() || to.IsUnspecified() ||
+	if to.IsLinkLocalMulticast() || to.IsInterfaceLocalMulticast() || to.IsLinkLocalUnicast() || to.IsLoopback() || to.IsUnspecified() ||
 		to == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return false
 	}

@@ -75,6 +75,8 @@ func TestRead(t *testing.T) {
 		"a pod":                {tcp("10.244.3.4", 80, syn), ""},
 		"broadcast":            {udp("255.255.255.255", 67), ""},
 		"multicast":            {udp("ff02::fb", 5353), ""},
+		"multicast of a site":  {udp("239.1.2.3", 5000), "udp 239.1.2.3:5000 "},
+		"and by IPv6":          {udp("ff05::2", 5000), "udp [ff05::2]:5000 "},
 		"link-local":           {ip(58, "fe80::1", 135), ""},
 		"DHCP renewal":         {udp("10.0.2.2", 67), ""},
 		"answer to the host":   {tcp("10.0.2.2", 40000, synAck), ""},

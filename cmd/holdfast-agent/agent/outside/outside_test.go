@@ -48,12 +48,14 @@ mkdir -p $SLICE/try.service $SLICE/kubepods-pod12ab_34.slice/cri.scope
 ip link set lo up
 ip link add wire type veth peer name beyond
 ip address add 10.9.9.2/24 dev wire
+# IPv6 announces its groups to the link.
+for i in all default; do echo 0 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done
+nft -f "$RULES"
+nft -f "$RULES" # and again, as the agent does when it starts anew
 ip link set wire up; ip link set beyond up
 ip route add default via 10.9.9.1
 ip neighbour add 10.9.9.1 lladdr 02:00:00:00:00:09 dev wire
 ip neighbour add 10.9.9.7 lladdr 02:00:00:00:00:07 dev wire
-nft -f "$RULES"
-nft -f "$RULES" # and again, as the agent does when it starts anew
 send() { echo x > /dev/udp/$1; }
 (
 echo $BASHPID > $SLICE/try.service/cgroup.procs

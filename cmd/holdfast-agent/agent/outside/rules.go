@@ -57,8 +57,10 @@ func Rules(s Site) []byte {
 	for _, c := range []struct{ name, hook string }{{"forward", "forwarded"}, {"output", "own"}} {
 		line("  chain %s { type filter hook %[1]s priority filter + 10; policy accept;", c.name)
 		line("    ct state established,related return")
-		line("    fib daddr type { local, broadcast, multicast } return")
-		line("    ip6 daddr fe80::/10 return")
+		line("    fib daddr type { local, broadcast } return")
+		// What never leaves a link, or this machine. Of IPv6, fib knows no multicast.
+		line("    ip daddr 224.0.0.0/24 return")
+		line("    ip6 daddr { fe80::/10, ff01::/16, ff02::/16 } return")
 		line("    meta nfproto ipv6 add @other6 { ip6 saddr . ip6 daddr . meta l4proto } return")
 		if len(s.DNS) > 0 {
 			line("    ip daddr %s meta l4proto { tcp, udp } th dport { 53, 853 } return", set(s.DNS))
