@@ -27,6 +27,7 @@ import (
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/secrets"
 	"holdfast.dev/holdfast/overlays"
+	"holdfast.dev/holdfast/qemu-tests/longtest"
 	"holdfast.dev/holdfast/qemu-tests/totp"
 )
 
@@ -34,6 +35,7 @@ import (
 // gets its database, people get tokens by password and one-time code, and an
 // image is pushed and pulled with a token.
 func TestPlatform(t *testing.T) {
+	longtest.Begin(t)
 	runsPods(t, "skopeo")
 	if c, err := (&app{Host: System()}).mavenClient(overlays.Site{}); err != nil || len(c.Repositories) == 0 {
 		t.Skipf("no Maven repository: %v", err)
