@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -57,7 +56,7 @@ func TestProve(t *testing.T) {
 	}
 	report := filepath.Join(site, "out", "quiet-1.proof.json")
 	r := readReport(t, report)
-	if !r.Contained || r.Update == nil || r.Update.Release != 2 || len(r.Phases) != 4 || len(r.Wire) != 1 || r.Wire[0].Within < 50 {
+	if !r.Contained || r.Update == nil || r.Update.Release != 2 || len(r.Phases) != 4 || len(r.Wire) != 1 || r.Wire[0].Within < 20 {
 		t.Errorf("%+v", r)
 	}
 	if _, err := os.Stat(filepath.Join(site, "out", "quiet-1.proof.html")); err != nil {
@@ -96,18 +95,18 @@ func TestProve(t *testing.T) {
 		t.Errorf("a site that reaches outside ends with %v", err)
 	}
 	r = readReport(t, report)
-	for _, want := range []prove.Finding{
-		{Who: []string{"pod leak/pod"}, Proto: "tcp", From: "10.0.2.15", To: "198.51.100.7:80", Said: []string{"GET http://3325256711/latest"}},
-		{Who: []string{"pod leak/host"}, Proto: "tcp", From: "10.0.2.15", To: "198.51.100.8:25"},
-	} {
-		if !slices.ContainsFunc(r.Outside, func(f prove.Finding) bool {
-			return slices.Equal(f.Who, want.Who) && f.Proto == want.Proto && f.From == want.From && f.To == want.To && (want.Said == nil || slices.Equal(f.Said, want.Said))
-		}) {
-			t.Errorf("no %+v in %+v", want, r.Outside)
-		}
+	said := map[string]string{}
+	for _, f := range r.Outside {
+		said[strings.Join(f.Who, ", ")+": "+f.Proto+" "+f.To] += strings.Join(f.Said, "; ")
 	}
-	if len(r.Outside) != 2 || r.Contained {
+	if len(said) != 2 || r.Contained {
 		t.Errorf("%+v", r.Outside)
+	}
+	if got := said["pod leak/pod: tcp 198.51.100.7:80"]; got != "GET http://3325256711/latest" {
+		t.Errorf("the pod said %q: %+v", got, r.Outside)
+	}
+	if _, ok := said["pod leak/host: tcp 198.51.100.8:25"]; !ok {
+		t.Errorf("the pod on the node's network is not named: %+v", r.Outside)
 	}
 }
 

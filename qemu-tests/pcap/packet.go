@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -12,12 +13,14 @@ type packet struct {
 	proto    string
 	from, to netip.AddrPort
 	opens    bool   // a TCP connection
+	answers  bool   // of ICMP: an answer, an error, or of the link
 	question string // of a DNS query
 }
 
 var malformed = packet{proto: "malformed"}
 
-// parse reads an Ethernet frame; ok is false when it carries no IP packet.
+// parse reads an Ethernet frame; ok is false when it is one of ARP, which stays on
+// the link.
 func parse(b []byte) (p packet, ok bool) {
 	if len(b) < 14 {
 		return malformed, true
@@ -34,8 +37,10 @@ func parse(b []byte) (p packet, ok bool) {
 		return ipv4(b), true
 	case 0x86dd:
 		return ipv6(b), true
+	case 0x0806:
+		return packet{}, false
 	}
-	return packet{}, false
+	return packet{proto: fmt.Sprintf("ethertype %#04x", kind)}, true
 }
 
 // ipv4 is RFC 791.
@@ -74,6 +79,13 @@ func ipv6(b []byte) packet {
 	return transport(next, from, to, b)
 }
 
+// What a machine says of its own accord in neither is an answer, an error, or of
+// the link: RFC 792; RFC 4443 and 4861.
+var (
+	icmpAnswers  = []byte{0, 3, 11, 12}
+	icmp6Answers = []byte{1, 2, 3, 4, 129, 133, 134, 135, 136, 137}
+)
+
 func transport(proto byte, from, to netip.Addr, b []byte) packet {
 	p := packet{from: netip.AddrPortFrom(from, 0), to: netip.AddrPortFrom(to, 0)}
 	ports := func(least int) bool {
@@ -88,6 +100,9 @@ func transport(proto byte, from, to netip.Addr, b []byte) packet {
 	switch proto {
 	case 1, 58:
 		p.proto = "icmp"
+		if len(b) > 0 {
+			p.answers = proto == 1 && slices.Contains(icmpAnswers, b[0]) || proto == 58 && slices.Contains(icmp6Answers, b[0])
+		}
 	case 6:
 		p.proto = "tcp"
 		if ports(20) {

@@ -39,6 +39,7 @@ type Site struct {
 	Inside   []netip.Prefix   // its networks
 	Gateways []netip.Addr     // what is asked of them themselves is outside, whatever Inside says
 	Servers  []netip.AddrPort // but for these, by TCP or UDP
+	Router   string           // six bytes: the MAC address of the outside, whose own frames count for nothing; empty: none
 }
 
 // Lab is QEMU's own network with the site's networks. By the gateways it answers
@@ -52,17 +53,19 @@ func Lab(inside ...netip.Prefix) Site {
 
 // Recording is what a recorded wire shows.
 type Recording struct {
-	Outside []Flow    // what tried to leave, in the order of first packets
-	Frames  int64     // all there were
-	Within  int64     // packets of IP from one address of its networks to another
-	First   time.Time // the first frame
+	Outside []Flow        // what tried to leave, in the order of first packets
+	Frames  int64         // all there were
+	Within  int64         // packets of IP from one address of its networks to another, or to a gateway as an answer
+	Gap     time.Duration // the longest time without a frame
+	First   time.Time     // the first frame
 	Last    time.Time
 }
 
 // Read lists the flows that tried to leave: to an address in none of the site's
 // networks that is not broadcast, loopback, unspecified or of the link alone,
-// multicast or not; and to a gateway, a connection opened or a datagram that is no
-// DHCP, so also each name asked for. What cannot be read as a packet counts as
+// multicast or not; and to a gateway, a connection opened, a datagram that is no
+// DHCP, so also each name asked for, and anything else that is no answer. What
+// cannot be read as a packet, and any other protocol than IP and ARP, counts as
 // trying. A recording that is empty, cut off or in another format is an error.
 func Read(name string, site Site) (Recording, error) {
 	f, err := os.Open(name)
@@ -97,7 +100,7 @@ func read(r io.Reader, site Site) (Recording, error) {
 		from            netip.Addr
 		to              netip.AddrPort
 	}
-	at := map[key]int{}
+	index := map[key]int{}
 	var all Recording
 	var rec [16]byte
 	frame := make([]byte, maxFrame)
@@ -114,9 +117,13 @@ func read(r io.Reader, site Site) (Recording, error) {
 		if _, err := io.ReadFull(r, frame[:size]); err != nil {
 			return none, fmt.Errorf("packet %d: %w", n, errors.Join(io.ErrUnexpectedEOF, err))
 		}
-		all.Last = time.Unix(int64(order.Uint32(rec[0:])), int64(order.Uint32(rec[4:]))*1000)
+		at := time.Unix(int64(order.Uint32(rec[0:])), int64(order.Uint32(rec[4:]))*1000)
 		if all.Frames++; all.Frames == 1 {
-			all.First = all.Last
+			all.First, all.Last = at, at
+		}
+		all.Gap, all.Last = max(all.Gap, at.Sub(all.Last)), at
+		if site.Router != "" && size >= 12 && string(frame[6:12]) == site.Router {
+			continue
 		}
 		p, ok := parse(frame[:size])
 		if !ok {
@@ -129,10 +136,10 @@ func read(r io.Reader, site Site) (Recording, error) {
 			continue
 		}
 		k := key{p.proto, p.question, p.from.Addr(), p.to}
-		i, seen := at[k]
+		i, seen := index[k]
 		if !seen {
 			i = len(all.Outside)
-			at[k] = i
+			index[k] = i
 			all.Outside = append(all.Outside, Flow{Proto: p.proto, From: k.from, To: p.to, Question: p.question, First: all.Last})
 		}
 		all.Outside[i].Packets++
@@ -149,7 +156,15 @@ func (p packet) leaves(site Site) bool {
 	}
 	to := p.to.Addr()
 	if slices.Contains(site.Gateways, to) {
-		return p.opens || p.proto == "udp" && p.to.Port() != 67
+		switch p.proto {
+		case "tcp":
+			return p.opens
+		case "udp":
+			return p.to.Port() != 67
+		case "icmp":
+			return !p.answers
+		}
+		return true
 	}
 	if to.IsLinkLocalMulticast() || to.IsInterfaceLocalMulticast() || to.IsLinkLocalUnicast() || to.IsLoopback() || to.IsUnspecified() ||
 		to == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {

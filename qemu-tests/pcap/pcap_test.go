@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 )
 
 var site = func() Site {
@@ -118,6 +119,21 @@ func TestRead(t *testing.T) {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})
+	}
+}
+
+// TestRouter: what the outside itself says does not count, and a silence shows.
+func TestRouter(t *testing.T) {
+	own := tcp("192.0.2.1", 443, 2)
+	copy(own[6:], "router")
+	s := site
+	s.Router = "router"
+	b := wire(own, udp("10.0.2.9", 1), own)
+	b[24+16+len(own)] = 90 // seconds
+	b[24+16+len(own)+16+len(udp("10.0.2.9", 1))] = 91
+	r, err := read(bytes.NewReader(b), s)
+	if err != nil || len(r.Outside) != 0 || r.Frames != 3 || r.Within != 1 || r.Gap != 89*time.Second {
+		t.Errorf("got %+v, %v", r, err)
 	}
 }
 

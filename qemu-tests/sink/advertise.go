@@ -20,7 +20,7 @@ func advertisement() []byte {
 	ra = binary.BigEndian.AppendUint16(ra, 1800)
 	ra = append(ra, make([]byte, 8)...)           // timers: unspecified
 	ra = append(append(ra, 1, 1), string(mac)...) // its link-layer address
-	ra = append(ra, 3, 4, 64, 0xc0)               // a prefix, on the link and to make addresses of
+	ra = append(ra, 3, 4, 64, 0x40)               // a prefix to make addresses of; who is in it is behind the router
 	ra = binary.BigEndian.AppendUint32(ra, 86400)
 	ra = binary.BigEndian.AppendUint32(ra, 14400)
 	ra = append(append(ra, 0, 0, 0, 0), prefix[:]...)

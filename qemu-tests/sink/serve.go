@@ -45,7 +45,7 @@ func (s *Sink) tcp(r *tcp.ForwarderRequest) {
 		return
 	}
 	conn := gonet.NewTCPConn(&q, ep)
-	s.all.Go(func() {
+	s.begin(func() {
 		defer conn.Close()
 		defer context.AfterFunc(s.ctx, func() { conn.Close() })()
 		if conn.SetDeadline(time.Now().Add(talkFor)) == nil {
@@ -140,7 +140,7 @@ func (s *Sink) udp(r *udp.ForwarderRequest) {
 		return
 	}
 	conn := gonet.NewUDPConn(&q, ep)
-	s.all.Go(func() {
+	s.begin(func() {
 		defer conn.Close()
 		defer context.AfterFunc(s.ctx, func() { conn.Close() })()
 		b := make([]byte, mtu)
@@ -239,13 +239,13 @@ func (s *Sink) Forward(host, machine int) error {
 	s.forwards = append(s.forwards, l)
 	s.mu.Unlock()
 	to := tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFrom4(s.c.Machine.As4()), Port: uint16(machine)}
-	s.all.Go(func() {
+	s.begin(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			s.all.Go(func() { s.join(c, to) })
+			s.begin(func() { s.join(c, to) })
 		}
 	})
 	return nil

@@ -51,9 +51,15 @@ type Contact struct {
 	Times int            `json:"times"`
 }
 
+// MAC is the six bytes of the router's address on the wire.
+const MAC = "\x52\x54\x00\x68\x66\xfe"
+
+// LinkLocal is the address under which the router announces itself.
+var LinkLocal = netip.AddrFrom16([16]byte{0xfe, 0x80, 15: 0xfe})
+
 const (
 	nic      = 1
-	mac      = tcpip.LinkAddress("\x52\x54\x00\x68\x66\xfe")
+	mac      = tcpip.LinkAddress(MAC)
 	mtu      = 1500
 	maxFrame = 64 << 10
 	most     = 10_000 // contacts that are kept apart
@@ -75,6 +81,7 @@ type Sink struct {
 	contacts map[contactKey]*Contact
 	lost     int
 	forwards []net.Listener
+	closed   bool
 }
 
 type contactKey struct {
@@ -128,6 +135,7 @@ func (s *Sink) Close() error {
 	s.stop()
 	err := s.plug.Close()
 	s.mu.Lock()
+	s.closed = true
 	for _, l := range s.forwards {
 		err = errors.Join(err, l.Close())
 	}
@@ -136,6 +144,15 @@ func (s *Sink) Close() error {
 	s.all.Wait()
 	s.stack.Close()
 	return errors.Join(err, os.Remove(s.c.Socket))
+}
+
+// begin runs f beside all else, unless the sink is being closed.
+func (s *Sink) begin(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.all.Go(f)
+	}
 }
 
 func (s *Sink) makeStack() error {
@@ -160,7 +177,12 @@ func (s *Sink) makeStack() error {
 	if err != nil {
 		return err
 	}
-	s.stack.SetRouteTable([]tcpip.Route{{Destination: everywhere, NIC: nic}})
+	site, err := tcpip.NewSubnet(tcpip.AddrFrom4(s.c.Router.Masked().Addr().As4()), tcpip.MaskFromBytes(net.CIDRMask(s.c.Router.Bits(), 32)))
+	if err != nil {
+		return err
+	}
+	// Pods may send with their own addresses; these are behind the machine.
+	s.stack.SetRouteTable([]tcpip.Route{{Destination: site, NIC: nic}, {Destination: everywhere, Gateway: tcpip.AddrFrom4(s.c.Machine.As4()), NIC: nic}})
 	s.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, tcp.NewForwarder(s.stack, 0, 1024, s.tcp).HandlePacket)
 	s.stack.SetTransportProtocolHandler(udp.ProtocolNumber, udp.NewForwarder(s.stack, s.udp).HandlePacket)
 	return nil

@@ -20,6 +20,7 @@ const (
 	lookOutside    = time.Minute
 	mostOutside    = 200 // tries that the status lists
 	mostSaidAtOnce = 5   // of them, on the console
+	or             = " or "
 )
 
 // countOutside has the kernel count what leaves the site, before there is a
@@ -116,7 +117,12 @@ func (a *agent) lookOutside(ctx context.Context, names *outside.Names) status.Ou
 		return fault(err)
 	}
 	for ip, pod := range ips {
-		names.ByAddress[ip] = pod
+		// What an address sent may have been sent by an earlier pod that had it.
+		if before := names.ByAddress[ip]; before == "" {
+			names.ByAddress[ip] = pod
+		} else if !slices.Contains(strings.Split(before, or), pod) && len(before) < 200 {
+			names.ByAddress[ip] = before + or + pod
+		}
 	}
 	for uid, pod := range uids {
 		names.ByUID[uid] = pod

@@ -112,7 +112,9 @@ func (a *app) waitUpdated(ctx context.Context, vm *lab.VM, to int64, look func(l
 				return fmt.Errorf("the update to release %d failed, release %d runs: %s", to, s.Release.Number, f.Reason)
 			}
 			if s.Release.Number == to && u.Update.Confirmed == to && s.Healthy() {
-				a.printf("release %d is confirmed and healthy\n", to)
+				if !a.json {
+					a.printf("release %d is confirmed and healthy\n", to)
+				}
 				return nil
 			}
 		}

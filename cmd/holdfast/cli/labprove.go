@@ -116,13 +116,20 @@ func (a *app) prove(ctx context.Context, f proveFlags) error {
 	if err != nil {
 		return err
 	}
+	image, err := hashSparse(base + ".qcow2")
+	if err != nil {
+		return fmt.Errorf("cannot read the image: %w\nhint: run \"holdfast build\"", err)
+	}
+	if !slices.ContainsFunc(built.Outputs, func(o Output) bool { return o.File == filepath.Base(base)+".qcow2" && o.Content == image }) {
+		return fmt.Errorf("%w: %s.qcow2 is not what the build made\nhint: run \"holdfast build\"", errPolicy, base)
+	}
 	p := proof{app: a, flags: f, site: site, image: base + ".qcow2", router: router, update: update}
 	if err := p.run(ctx); err != nil {
 		return err
 	}
 	r := prove.Report{
 		Name: site.Name, Release: site.Release, Zone: site.Zone, Index: string(built.Index.Digest),
-		Update: p.updated, Holdfast: Version, Accel: p.accel, Site: limits, Phases: p.phases,
+		Update: p.updated, Holdfast: Version, Accel: p.accel, Site: limits, Boots: p.boots, Phases: p.phases,
 	}
 	if r, err = prove.Judge(r, p.recordings, &p.tries, p.contacts); err != nil {
 		return err
@@ -200,11 +207,16 @@ func inside(s overlays.Site) (prove.Site, netip.Prefix, error) {
 	}
 	gateway, err := netip.ParseAddr(first.Gateway)
 	if err != nil { // none: one that the node does not know of
-		if gateway = node.Masked().Addr().Next(); gateway == node.Addr() {
+		gateway = node.Masked().Addr().Next()
+		for slices.ContainsFunc(s.Nodes, func(n overlays.Node) bool { return strings.HasPrefix(n.Address, gateway.String()+"/") }) {
 			gateway = gateway.Next()
 		}
+		if !node.Contains(gateway) {
+			return fail(fmt.Errorf("the network %s has no address left for a router", node.Masked()))
+		}
 	}
-	out.Gateways = []netip.Addr{gateway}
+	out.Routed = err == nil
+	out.Gateways = []netip.Addr{gateway, sink.LinkLocal}
 	return out, netip.PrefixFrom(gateway, node.Bits()), nil
 }
 
@@ -237,6 +249,7 @@ type proof struct {
 	update string
 
 	vm         *lab.VM
+	boots      int // power-ons
 	accel      string
 	tries      prove.Tries
 	phases     []prove.Phase
@@ -273,7 +286,7 @@ func (p *proof) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer p.vm.Kill() // unless it is down already
-	p.accel = p.vm.Accel().Name
+	p.accel, p.boots = p.vm.Accel().Name, 1
 	if port := p.vm.Port(6443); port != 0 {
 		c.Forward = map[int]int{port: 6443}
 		if err := outside.Forward(port, 6443); err != nil {
@@ -296,7 +309,16 @@ func (p *proof) run(ctx context.Context) (err error) {
 // goThrough is what the site goes through. Its errors are those of a recording
 // that came to nothing.
 func (p *proof) goThrough(ctx context.Context, c lab.Config) error {
-	ok, err := p.phase(ctx, "first boot", p.healthy)
+	ok, err := p.phase(ctx, "first boot", func(ctx context.Context) error {
+		if err := p.healthy(ctx); err != nil {
+			return err
+		}
+		s, err := p.vm.Status(ctx)
+		if err == nil && s.Release.Number != p.site.Release {
+			err = fmt.Errorf("release %d runs, not %d", s.Release.Number, p.site.Release)
+		}
+		return err
+	})
 	if !ok {
 		return err
 	}
@@ -317,10 +339,12 @@ func (p *proof) goThrough(ctx context.Context, c lab.Config) error {
 					return err
 				}
 				c.ClockAhead = step.ahead
-				var err error
-				if p.vm, err = lab.Up(ctx, c, slog.New(slog.DiscardHandler)); err != nil {
+				vm, err := lab.Up(ctx, c, slog.New(slog.DiscardHandler))
+				if err != nil {
 					return err
 				}
+				p.vm = vm
+				p.boots++
 				return p.healthy(ctx)
 			})
 			if !ok {

@@ -20,23 +20,27 @@ import (
 
 func TestInside(t *testing.T) {
 	site := func(nodes ...overlays.Node) overlays.Site { return overlays.Site{Nodes: nodes} }
+	gateways := []netip.Addr{netip.MustParseAddr("10.0.2.2"), netip.MustParseAddr("fe80::fe")}
 	for name, c := range map[string]struct {
 		site   overlays.Site
 		want   prove.Site
 		router string
 	}{
 		"gateway": {site(overlays.Node{Address: "10.0.2.15/24", Gateway: "10.0.2.2"}),
-			prove.Site{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.2.0/24")}, Gateways: []netip.Addr{netip.MustParseAddr("10.0.2.2")}}, "10.0.2.2/24"},
-		"none": {site(overlays.Node{Address: "10.0.2.1/24"}),
-			prove.Site{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.2.0/24")}, Gateways: []netip.Addr{netip.MustParseAddr("10.0.2.2")}}, "10.0.2.2/24"},
+			prove.Site{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.2.0/24")}, Gateways: gateways, Routed: true}, "10.0.2.2/24"},
+		"none": {site(overlays.Node{Address: "10.0.2.15/24"}, overlays.Node{Address: "10.0.2.1/24"}),
+			prove.Site{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.2.0/24")}, Gateways: gateways}, "10.0.2.2/24"},
 		"servers, two networks": {site(overlays.Node{Address: "10.0.2.15/24", Gateway: "10.0.2.2", DNS: []string{"10.9.0.1"}, NTP: []string{"10.9.0.1"}}, overlays.Node{Address: "10.0.3.1/24", DNS: []string{"10.9.0.1"}}),
-			prove.Site{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.2.0/24"), netip.MustParsePrefix("10.0.3.0/24")}, Gateways: []netip.Addr{netip.MustParseAddr("10.0.2.2")},
+			prove.Site{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.2.0/24"), netip.MustParsePrefix("10.0.3.0/24")}, Gateways: gateways, Routed: true,
 				Servers: []netip.AddrPort{netip.MustParseAddrPort("10.9.0.1:53"), netip.MustParseAddrPort("10.9.0.1:853"), netip.MustParseAddrPort("10.9.0.1:123")}}, "10.0.2.2/24"},
 	} {
 		got, router, err := inside(c.site)
 		if err != nil || !reflect.DeepEqual(got, c.want) || router.String() != c.router {
 			t.Errorf("%s: got %+v, %s, %v", name, got, router, err)
 		}
+	}
+	if _, _, err := inside(site(overlays.Node{Address: "10.0.2.0/31"}, overlays.Node{Address: "10.0.2.1/31"})); err == nil {
+		t.Error("a network without room has a router")
 	}
 	if _, _, err := inside(site(overlays.Node{Name: "node6", Address: "2001:db8::2/64"})); err == nil || !strings.Contains(err.Error(), "node6") {
 		t.Errorf("got %v", err)
@@ -110,7 +114,7 @@ func TestProof(t *testing.T) {
 		limits, _, err := inside(site)
 		must(t, err)
 		r, err := prove.Judge(prove.Report{
-			Name: "mysite", Release: 1, Zone: "official", Index: "sha256:" + strings.Repeat("a", 64), Site: limits,
+			Name: "mysite", Release: 1, Zone: "official", Index: "sha256:" + strings.Repeat("a", 64), Site: limits, Boots: 1,
 			Phases: []prove.Phase{{What: "first boot", Result: prove.Healthy}},
 		}, []string{wire}, &tries, nil)
 		must(t, err)
@@ -156,7 +160,7 @@ func TestProof(t *testing.T) {
 	write(true, tries, datagrams("10.0.2.9:1", "203.0.113.80:443"))
 	h.does(ExitRefused, verify, "outside: pod web/front: udp to 203.0.113.80:443", "the site reached outside")
 	write(true, prove.Tries{}, datagrams())
-	h.does(ExitRefused, verify, "no proof: no packet of the site", "nothing is proven")
+	h.does(ExitRefused, verify, "has no packet of the machine", "nothing is proven")
 
 	// A report that is not signed leaves no signature of one before.
 	write(false, prove.Tries{}, datagrams("10.0.2.9:1"))

@@ -44,7 +44,7 @@ func TestKernel(t *testing.T) {
 	script := `set -e
 [ "$GROUPS2" = /sys/fs/cgroup ] || mount --bind "$GROUPS2" /sys/fs/cgroup
 cd /sys/fs/cgroup
-mkdir -p $SLICE/try.service $SLICE/kubepods-pod12ab_34.slice/cri.scope
+mkdir -p $SLICE/try.service/part $SLICE/kubepods-pod12ab_34.slice/cri.scope $SLICE/kubepods-besteffort.slice/kubepods-besteffort-pod56.slice/cri.scope
 ip link set lo up
 ip link add wire type veth peer name beyond
 ip address add 10.9.9.2/24 dev wire
@@ -69,6 +69,16 @@ for inside in 10.9.9.1:53 192.0.2.53:53 192.0.2.123:123 10.9.9.7:4444 10.244.3.3
 echo $BASHPID > $SLICE/kubepods-pod12ab_34.slice/cri.scope/cgroup.procs
 timeout 0.2 bash -c 'echo x > /dev/tcp/198.51.100.2/443' || true
 )
+(
+echo $BASHPID > $SLICE/kubepods-besteffort.slice/kubepods-besteffort-pod56.slice/cri.scope/cgroup.procs
+send 198.51.100.4/514
+)
+(
+echo $BASHPID > $SLICE/try.service/part/cgroup.procs
+send 198.51.100.5/1
+)
+# Containers that have ended leave their pod.
+rmdir $SLICE/kubepods-pod12ab_34.slice/cri.scope $SLICE/kubepods-besteffort.slice/kubepods-besteffort-pod56.slice/cri.scope
 # A pod: its packets are forwarded.
 ip netns add $SLICE
 trap 'ip netns del $SLICE' EXIT
@@ -86,7 +96,8 @@ nft --json list table inet holdfast-outside
 	cmd := exec.Command("unshare", "--net", "--mount", "bash", "-c", script)
 	cmd.Env = append(os.Environ(), "GROUPS2="+groups, "RULES="+rules, "SLICE="+name)
 	t.Cleanup(func() {
-		for _, d := range []string{"/try.service", "/kubepods-pod12ab_34.slice/cri.scope", "/kubepods-pod12ab_34.slice", ""} {
+		for _, d := range []string{"/try.service/part", "/try.service", "/kubepods-pod12ab_34.slice/cri.scope", "/kubepods-pod12ab_34.slice",
+			"/kubepods-besteffort.slice/kubepods-besteffort-pod56.slice/cri.scope", "/kubepods-besteffort.slice/kubepods-besteffort-pod56.slice", "/kubepods-besteffort.slice", ""} {
 			os.Remove(filepath.Join(groups, name) + d)
 		}
 	})
@@ -98,7 +109,7 @@ nft --json list table inet holdfast-outside
 	}
 	got, err := Read(listing, Names{
 		ByAddress: map[netip.Addr]string{netip.MustParseAddr("10.244.0.5"): "web/front"},
-		ByUID:     map[string]string{"12ab-34": "kube-system/etcd"},
+		ByUID:     map[string]string{"12ab-34": "kube-system/etcd", "56": "web/host"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -106,9 +117,11 @@ nft --json list table inet holdfast-outside
 	want := []Try{
 		{Who: "pod kube-system/etcd", To: "198.51.100.2:443", Proto: "tcp", Packets: 1},
 		{Who: "pod web/front", From: "10.244.0.5", To: "198.51.100.3:123", Proto: "udp", Packets: 1},
+		{Who: "pod web/host", To: "198.51.100.4:514", Proto: "udp", Packets: 1},
 		{Who: "unit try.service", To: "10.9.9.1:123", Proto: "udp", Packets: 1},
 		{Who: "unit try.service", To: "192.0.2.53:123", Proto: "udp", Packets: 1},
 		{Who: "unit try.service", To: "198.51.100.1:53", Proto: "udp", Packets: 2},
+		{Who: "unit try.service", To: "198.51.100.5:1", Proto: "udp", Packets: 1},
 	}
 	if !reflect.DeepEqual(got.Tries, want) || got.Lost != 0 {
 		t.Errorf("got\n%v, lost %d, want\n%v", got.Tries, got.Lost, want)

@@ -1,6 +1,7 @@
 package outside
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -57,7 +58,9 @@ func Read(listing []byte, names Names) (Counted, error) {
 			} `json:"counter"`
 		} `json:"nftables"`
 	}
-	if err := json.Unmarshal(listing, &doc); err != nil {
+	d := json.NewDecoder(bytes.NewReader(listing))
+	d.UseNumber() // a control group that is gone is one
+	if err := d.Decode(&doc); err != nil {
 		return Counted{}, fmt.Errorf("cannot read what nft lists: %w", err)
 	}
 	var c Counted
@@ -75,15 +78,18 @@ func Read(listing []byte, names Names) (Counted, error) {
 			if len(key) != fields {
 				return Counted{}, fmt.Errorf("cannot read what nft lists: %v in set %s has not %d parts", key, n.Set.Name, fields)
 			}
-			t := Try{To: fmt.Sprint(key[1]), Proto: fmt.Sprint(key[2]), Packets: e.Elem.Counter.Packets}
-			from := fmt.Sprint(key[0])
-			if strings.HasPrefix(n.Set.Name, "units") {
-				t.Who = names.group(from)
-			} else {
-				t.From, t.Who = from, names.address(from)
+			t := Try{Packets: e.Elem.Counter.Packets}
+			switch from := fmt.Sprint(key[0]); n.Set.Name {
+			case "deep":
+				t.Who, key = names.groups(from, fmt.Sprint(key[1])), key[2:]
+			case "units", "slices":
+				t.Who, key = names.group(from), key[1:]
+			default:
+				t.From, t.Who, key = from, names.address(from), key[1:]
 			}
-			if fields == 4 {
-				t.To += fmt.Sprintf(":%v", key[3])
+			t.To, t.Proto = fmt.Sprint(key[0]), fmt.Sprint(key[1])
+			if len(key) == 3 {
+				t.To += fmt.Sprintf(":%v", key[2])
 			}
 			c.Tries = append(c.Tries, t)
 		}
@@ -103,6 +109,15 @@ func (n Names) address(ip string) string {
 
 // podSlice is how the kubelet names a pod's control group; "_" stands for "-".
 var podSlice = regexp.MustCompile(`(?:^|-)pod([0-9a-f_]+)\.slice$`)
+
+// groups names whoever is in one control group below another: a pod by the slice
+// that is its, else a unit.
+func (n Names) groups(above, below string) string {
+	if podSlice.MatchString(path.Base(below)) {
+		return n.group(below)
+	}
+	return n.group(above)
+}
 
 // group names a control group below the root: a unit's, or one of a pod that
 // uses the node's own network. nft gives a number for one that is gone.

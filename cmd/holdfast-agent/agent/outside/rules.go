@@ -7,6 +7,7 @@ package outside
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -25,24 +26,20 @@ type Site struct {
 // most is how many different tries a set of the kernel keeps.
 const most = 256
 
-// levels are the depths of control groups that are told apart: a unit is two or
-// three below the root, a container of a pod at most five.
-var levels = []int{5, 4, 3, 2, 1}
-
-// keys are the types of what identifies a try, by set. The first field says who.
+// keys are the types of what identifies a try, by set. A control group is taken
+// at the second and the third level, as a container's own is gone when it ends:
+// a unit is at the second, and the slice of a pod at either.
 func keys() map[string]string {
-	k := map[string]string{
-		"pods":   "ipv4_addr . ipv4_addr . inet_proto . inet_service",
+	const to = " . ipv4_addr . inet_proto . inet_service"
+	return map[string]string{
+		"pods":   "ipv4_addr" + to,
+		"deep":   "cgroupsv2 . cgroupsv2" + to,
+		"units":  "cgroupsv2" + to,
+		"slices": "cgroupsv2" + to,
 		"other":  "ipv4_addr . ipv4_addr . inet_proto",
 		"other6": "ipv6_addr . ipv6_addr . inet_proto",
 	}
-	for _, l := range levels {
-		k[units(l)] = "cgroupsv2 . ipv4_addr . inet_proto . inet_service"
-	}
-	return k
 }
-
-func units(level int) string { return fmt.Sprint("units", level) }
 
 // Rules is the input of nft that makes the table, in place of one that is there.
 func Rules(s Site) []byte {
@@ -50,13 +47,14 @@ func Rules(s Site) []byte {
 	line := func(format string, a ...any) { fmt.Fprintf(&b, format+"\n", a...) }
 	line("table inet %s\ndelete table inet %[1]s\ntable inet %[1]s {", TableName)
 	sets := keys()
-	for _, name := range append([]string{"pods", "other", "other6"}, unitSets()...) {
+	for _, name := range slices.Sorted(maps.Keys(sets)) {
 		line("  set %s { type %s; flags dynamic; size %d; counter; }", name, sets[name], most)
 	}
 	line("  counter lost { }")
 	for _, c := range []struct{ name, hook string }{{"forward", "forwarded"}, {"output", "own"}} {
 		line("  chain %s { type filter hook %[1]s priority filter + 10; policy accept;", c.name)
 		line("    ct state established,related return")
+		line("    tcp flags & (fin | syn | rst | ack) != syn return") // of a connection that nobody knows any more
 		line("    fib daddr type { local, broadcast } return")
 		// What never leaves a link, or this machine. Of IPv6, fib knows no multicast.
 		line("    ip daddr 224.0.0.0/24 return")
@@ -82,22 +80,15 @@ func Rules(s Site) []byte {
 	line("  chain forwarded {")
 	line("    %sadd @pods { ip saddr . %s } return", ported, to)
 	line("    goto rest\n  }\n  chain own {")
-	for _, l := range levels {
-		line("    %sadd @%s { socket cgroupv2 level %d . %s } return", ported, units(l), l, to)
-	}
+	line("    %sadd @deep { socket cgroupv2 level 2 . socket cgroupv2 level 3 . %s } return", ported, to)
+	line("    %sadd @units { socket cgroupv2 level 2 . %s } return", ported, to)
+	line("    %sadd @slices { socket cgroupv2 level 1 . %s } return", ported, to)
 	// A packet of the kernel's own, or of a set that is full.
 	line("    %sadd @pods { ip saddr . %s } return", ported, to)
 	line("    goto rest\n  }\n  chain rest {")
 	line("    add @other { ip saddr . ip daddr . meta l4proto } return")
 	line("    counter name lost\n  }\n}")
 	return b.Bytes()
-}
-
-func unitSets() (out []string) {
-	for _, l := range levels {
-		out = append(out, units(l))
-	}
-	return out
 }
 
 func set[T fmt.Stringer](in []T) string {
