@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 
@@ -65,12 +66,12 @@ func (a *app) lock(ctx context.Context, update []string, accept bool) error {
 	if err != nil {
 		return err
 	}
-	net, err := a.lockNetwork(in.site)
+	network, err := a.lockNetwork(in.site)
 	if err != nil {
 		return err
 	}
 	done := a.step("lock")
-	l, err := airgap.Resolve(ctx, in.request, previous, net, s, airgap.Options{
+	l, err := airgap.Resolve(ctx, in.request, previous, network, s, airgap.Options{
 		Update:  update,
 		Verdict: image.Verdict,
 		Notice:  a.notice,
@@ -78,6 +79,9 @@ func (a *app) lock(ctx context.Context, update []string, accept bool) error {
 		Taken:   a.progress("taking images"),
 		Pinned:  a.counter("resolving images"),
 	})
+	if unreached := (*net.OpError)(nil); errors.As(err, &unreached) {
+		return fmt.Errorf("%w\nhint: is there a network? \"mirrors\" of site.yaml names other places to fetch from", err)
+	}
 	if err != nil {
 		return err
 	}
