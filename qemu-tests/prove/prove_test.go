@@ -2,7 +2,6 @@ package prove
 
 import (
 	"bytes"
-	"encoding/binary"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,6 +11,7 @@ import (
 	"time"
 
 	"holdfast.dev/holdfast/qemu-tests/lab"
+	"holdfast.dev/holdfast/qemu-tests/pcap/pcaptest"
 	"holdfast.dev/holdfast/qemu-tests/sink"
 )
 
@@ -20,24 +20,8 @@ var site = Site{Networks: []netip.Prefix{netip.MustParsePrefix("10.0.2.0/24")}, 
 // recording writes frames, UDP datagrams of the node to places, to a file.
 func recording(t *testing.T, name string, to ...string) string {
 	t.Helper()
-	b := binary.LittleEndian.AppendUint32(nil, 0xa1b2c3d4)
-	b = append(b, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0)
-	for i, place := range to {
-		p := netip.MustParseAddrPort(place)
-		ip := make([]byte, 20)
-		ip[0], ip[9] = 0x45, 17
-		copy(ip[12:], []byte{10, 0, 2, 15})
-		copy(ip[16:], p.Addr().AsSlice())
-		f := append(append(make([]byte, 12), 8, 0), ip...)
-		f = binary.BigEndian.AppendUint16(append(f, 0x80, 0), p.Port())
-		f = append(f, 0, 0, 0, 0)
-		for _, v := range []int{i + 1, 0, len(f), len(f)} {
-			b = binary.LittleEndian.AppendUint32(b, uint32(v))
-		}
-		b = append(b, f...)
-	}
 	name = filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(name, b, 0o644); err != nil {
+	if err := os.WriteFile(name, pcaptest.Datagrams(to...), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return name

@@ -3,7 +3,6 @@ package cli
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"io/fs"
 	"net/netip"
@@ -15,6 +14,7 @@ import (
 
 	"holdfast.dev/holdfast/overlays"
 	"holdfast.dev/holdfast/qemu-tests/lab"
+	"holdfast.dev/holdfast/qemu-tests/pcap/pcaptest"
 	"holdfast.dev/holdfast/qemu-tests/prove"
 )
 
@@ -70,26 +70,6 @@ func (h holdfastIn) does(code int, args string, words ...string) {
 	}
 }
 
-// datagrams is a recording of what the node sent, by UDP.
-func datagrams(to ...string) []byte {
-	b := binary.LittleEndian.AppendUint32(nil, 0xa1b2c3d4)
-	b = append(b, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0)
-	for _, place := range to {
-		p := netip.MustParseAddrPort(place)
-		ip := make([]byte, 20)
-		ip[0], ip[9] = 0x45, 17
-		copy(ip[12:], []byte{10, 0, 2, 15})
-		copy(ip[16:], p.Addr().AsSlice())
-		f := append(append(make([]byte, 12), 8, 0), ip...)
-		f = append(binary.BigEndian.AppendUint16(append(f, 0x80, 0), p.Port()), 0, 0, 0, 0)
-		for _, v := range []int{1, 0, len(f), len(f)} {
-			b = binary.LittleEndian.AppendUint32(b, uint32(v))
-		}
-		b = append(b, f...)
-	}
-	return b
-}
-
 // TestProof writes reports as "lab prove" does, and has them checked.
 func TestProof(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "mysite")
@@ -98,6 +78,7 @@ func TestProof(t *testing.T) {
 	h.does(ExitDone, "init "+dir)
 	h.dir = dir
 	h.does(ExitFailed, "lab prove", `hint: run "holdfast build"`)
+	h.does(ExitFailed, "lab prove --verify "+filepath.Join(dir, "none"), "cannot read the report", `hint: "holdfast lab prove" makes one`)
 	h.does(ExitDone, "keys generate --development")
 
 	recordings := filepath.Join(dir, "out", "prove")
@@ -124,7 +105,7 @@ func TestProof(t *testing.T) {
 	}
 	verify := "lab prove --verify " + report
 
-	write(true, prove.Tries{}, datagrams("10.0.2.9:1"))
+	write(true, prove.Tries{}, pcaptest.Datagrams("10.0.2.9:1"))
 	h.does(ExitDone, verify, "signed by mysite", "nothing reached outside")
 	page, err := os.ReadFile(base + ".proof.html")
 	if err != nil || !strings.Contains(string(page), "Nothing reached outside") {
@@ -135,14 +116,14 @@ func TestProof(t *testing.T) {
 		"its digest is": func() { edit(t, report, `"contained": true`, `"contained":  true`) },
 		"it has":        func() { edit(t, report, `"contained": true`, `"contained":   true`) },
 		"the report says sha256:": func() {
-			must(t, os.WriteFile(wire, datagrams("10.0.2.9:2"), 0o644))
+			must(t, os.WriteFile(wire, pcaptest.Datagrams("10.0.2.9:2"), 0o644))
 		},
 		"cannot read": func() { must(t, os.WriteFile(wire, []byte("short"), 0o644)) },
-		"no signed statement": func() {
+		"it is not signed, or mysite-1.proof.json.sig": func() {
 			must(t, os.Remove(report+".sig"))
 		},
 	} {
-		write(true, prove.Tries{}, datagrams("10.0.2.9:1"))
+		write(true, prove.Tries{}, pcaptest.Datagrams("10.0.2.9:1"))
 		change()
 		if what == "its digest is" { // of the same length
 			b, err := os.ReadFile(report)
@@ -151,19 +132,19 @@ func TestProof(t *testing.T) {
 		}
 		h.does(ExitRefused, verify, what)
 	}
-	write(true, prove.Tries{}, datagrams("10.0.2.9:1"))
+	write(true, prove.Tries{}, pcaptest.Datagrams("10.0.2.9:1"))
 	must(t, os.Remove(wire))
 	h.does(ExitDone, verify, "not read again, as it is not there: net.pcap")
 
 	var tries prove.Tries
 	tries.Add(lab.Outside{Tries: []lab.Try{{Who: "pod web/front", To: "203.0.113.80:443", Proto: "udp", Packets: 1}}})
-	write(true, tries, datagrams("10.0.2.9:1", "203.0.113.80:443"))
+	write(true, tries, pcaptest.Datagrams("10.0.2.9:1", "203.0.113.80:443"))
 	h.does(ExitRefused, verify, "outside: pod web/front: udp to 203.0.113.80:443", "the site reached outside")
-	write(true, prove.Tries{}, datagrams())
+	write(true, prove.Tries{}, pcaptest.Datagrams())
 	h.does(ExitRefused, verify, "has no packet of the machine", "nothing is proven")
 
 	// A report that is not signed leaves no signature of one before.
-	write(false, prove.Tries{}, datagrams("10.0.2.9:1"))
+	write(false, prove.Tries{}, pcaptest.Datagrams("10.0.2.9:1"))
 	if _, err := os.Stat(report + ".sig"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("an earlier signature stays: %v", err)
 	}

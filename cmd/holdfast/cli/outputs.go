@@ -41,6 +41,19 @@ type Result struct {
 	Blobs    []store.Content `json:"blobs"` // every blob of the release
 }
 
+// readResult reads NAME-RELEASE.json.
+func readResult(name string) (Result, error) {
+	var r Result
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return r, fmt.Errorf("cannot find the release: %w\nhint: run \"holdfast build\"", err)
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return r, fmt.Errorf("cannot read %s: %w", name, err)
+	}
+	return r, nil
+}
+
 // outputs writes what the signed release gives: raw and qcow2 disk, bundle,
 // and the list of them. Each appears whole or not at all.
 func (b builder) outputs(ctx context.Context, o image.OS, boot bootParts, images []bundles.Image, rel bundles.Release, sigs []signing.Signature) error {
