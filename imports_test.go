@@ -83,6 +83,10 @@ func TestOnlyOriginsDial(t *testing.T) {
 		"cmd/holdfast-agent/agent/images google.golang.org/grpc":                       "containerd, on a socket of this machine",
 		"cmd/holdfast-agent/agent/images google.golang.org/grpc/credentials/insecure":  "containerd, on a socket of this machine",
 		"cmd/holdfast-agent/agent/netpol client-go":                                    "the API server of its own node",
+		"cmd/holdfast-agent/agent/sftp net.Dialer":                                     "the server on the site's network that backups go to",
+		"cmd/holdfast-agent/agent/sftp golang.org/x/crypto/ssh":                        "the same",
+		"cmd/holdfast-agent/agent/sftp/sftptest golang.org/x/crypto/ssh":               "its other side, for tests",
+		"overlays golang.org/x/crypto/ssh":                                             "reads public keys",
 		"cmd/holdfast/cli net/http":                                                    "makes the client that the origins use",
 		"cmd/holdfast/cli http.Client":                                                 "makes the client that the origins use",
 		"cmd/holdfast/cli http.Transport":                                              "makes the client that the origins use",
@@ -105,7 +109,7 @@ func TestOnlyOriginsDial(t *testing.T) {
 		found := map[string]bool{}
 		for _, im := range p.Imports {
 			switch {
-			case im == "net/http", im == "net/rpc", im == "net/smtp", im == "crypto/tls":
+			case im == "net/http", im == "net/rpc", im == "net/smtp", im == "crypto/tls", im == "golang.org/x/crypto/ssh":
 				found[im] = true
 			case strings.HasPrefix(im, "k8s.io/client-go/"):
 				found["client-go"] = true

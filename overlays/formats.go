@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
+
+	"golang.org/x/crypto/ssh"
 )
 
 // formats are the named formats of the schema. Each says what a wrong value
@@ -28,6 +30,8 @@ func formats() map[string]func(string) error {
 		"serial":             checkSerial,
 		"device":             checkDevice,
 		"mirror-url":         checkMirror,
+		"sftp-url":           checkSFTP,
+		"ssh-key":            checkSSHKey,
 		"image-name":         checkImageName,
 		"registry":           checkRegistry,
 		"registry-url":       checkRegistryURL,
@@ -166,6 +170,25 @@ func checkSerial(s string) error {
 func checkDevice(s string) error {
 	if !deviceForm.MatchString(s) || path.Clean(s) != s {
 		return errors.New("want a block device, as in /dev/vda or /dev/disk/by-id/…")
+	}
+	return nil
+}
+
+func checkSFTP(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "sftp" || u.User.Username() == "" || !path.IsAbs(u.Path) || path.Clean(u.Path) != u.Path || u.RawQuery != "" || u.Fragment != "" {
+		return errors.New("want sftp://USER@ADDRESS/DIRECTORY, as in sftp://holdfast@10.0.2.9/srv/backups")
+	}
+	if _, ok := u.User.Password(); ok {
+		return errors.New("a URL with a password: site files hold no secrets; the server lets in the node's key")
+	}
+	// A backup must not wait for a name server.
+	return checkIP(u.Hostname())
+}
+
+func checkSSHKey(s string) error {
+	if _, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(s)); err != nil || len(rest) > 0 {
+		return errors.New("want one public key, as in ssh-ed25519 AAAA…")
 	}
 	return nil
 }

@@ -211,12 +211,16 @@ type Updates struct {
 	HealthyWithin int `json:"healthyWithin,omitempty" jsonschema:"minimum=1,maximum=1440,default=20"`
 }
 
-// Backups are made by the node itself, onto a stick labelled HF-BACKUP that stays in it.
+// Backups are made by the node itself.
 type Backups struct {
 	// Hours from one backup to the next.
 	EveryHours int `json:"everyHours" jsonschema:"minimum=1,maximum=8760"`
-	// Backups of this site that stay on the stick; older ones are removed once a new one is whole.
+	// Backups of this site that stay; older ones are removed once a new one is whole.
 	Keep int `json:"keep,omitempty" jsonschema:"minimum=1,maximum=1000,default=7"`
+	// Server on the site's network that they go to, sftp://USER@ADDRESS/DIRECTORY; without it, a stick labelled HF-BACKUP that stays in the node.
+	To string `json:"to,omitempty" jsonschema:"format=sftp-url"`
+	// Public host keys of that server, as ssh-keyscan prints them without the name; it must show one of them.
+	HostKeys []string `json:"hostKeys,omitempty" jsonschema:"maxItems=8,format=ssh-key"`
 }
 
 // Mirrors are the places that the build machine fetches from.

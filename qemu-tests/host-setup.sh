@@ -42,7 +42,7 @@ packages=(qemu-system-x86 qemu-utils ovmf make git ca-certificates)
 [ $test_tools = no ] || packages+=(mtools erofs-utils cryptsetup-bin sbsigntool mmdebstrap
   kmod cpio fdisk gdisk dosfstools binutils openssl skopeo shellcheck gcc libc6-dev
   bmap-tools efitools e2fsprogs python3-venv
-  nftables containernetworking-plugins iproute2 procps curl)
+  nftables containernetworking-plugins iproute2 procps curl openssh-sftp-server)
 
 # Where Debian's mirror is that this machine uses. The origin is known only once
 # apt has fetched its lists.

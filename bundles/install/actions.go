@@ -42,8 +42,9 @@ type Actions struct {
 	Check    func(ctx context.Context, r Ref) error // whether a slot has r's root whole, and its identifiers
 
 	StopEngine       func(ctx context.Context) error
-	StartEngine      func(ctx context.Context) error // called when an update is given up after StopEngine
-	CopyDatastore    func(ctx context.Context, from uint64) error
+	StartEngine      func(ctx context.Context) error              // called when an update is given up after StopEngine
+	CopyDatastore    func(ctx context.Context, from uint64) error // of the stopped engine
+	CopyRunning      func(ctx context.Context, from uint64) error // of the one that runs, and goes on: as a power cut would leave it
 	RestoreDatastore func(ctx context.Context, from uint64) error // the copy stays
 
 	// Clean removes what no update needs any more: copies of the datastore,
@@ -51,6 +52,9 @@ type Actions struct {
 	// wrong in it can wait.
 	Clean  func(ctx context.Context) error
 	Reboot func(ctx context.Context) error // returns when the reboot is under way
+	// TakeOver makes to, which has the running release's root, the one that
+	// runs, until the next reboot. AtBoot is to be called next, with to.
+	TakeOver func(ctx context.Context, to Ref) error
 }
 
 // Mode is how a node boots.

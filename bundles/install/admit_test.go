@@ -127,10 +127,18 @@ func TestPlan(t *testing.T) {
 		t.Fatal(err)
 	}
 	text = p.Text()
-	for _, want := range []string{"the OS stays", "went back: node not ready", "downtime: 1m35s"} {
+	for _, want := range []string{"the OS stays", "went back: node not ready", "no reboot: "} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
+	}
+	p.Reboot = "the site's nodes change"
+	if text := p.Text(); !strings.Contains(text, "it takes a reboot: the site's nodes change\nexpected downtime: 1m35s") {
+		t.Errorf("it does not say why it reboots:\n%s", text)
+	}
+	s.Confirmed.Release, s.Confirmed.Index = 3, "sha256:3"
+	if p, err = MakePlan(s, n.Have, run, v); err != nil || !strings.Contains(p.Reboot, "3 is confirmed and does not run") {
+		t.Errorf("in fallback: %q, %v", p.Reboot, err)
 	}
 	if strings.Contains(text, "package ") {
 		t.Errorf("packages changed in\n%s", text)

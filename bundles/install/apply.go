@@ -8,19 +8,29 @@ import (
 	"slices"
 )
 
+// Way is how a node comes from one release to the next.
+type Way bool
+
+// Ways.
+const (
+	ByReboot Way = false
+	InPlace  Way = true // both releases have the same root, and the engine runs on
+)
+
 // Apply takes a running node to the reboot into a new release, which was
-// admitted. When it returns nil the reboot is under way. After an error the
-// node is as before, its engine running, and Apply may be called again;
+// admitted, or in place to the moment at which it takes over. When it returns
+// nil the reboot is under way, or the agent is to start again. After an error
+// the node is as before, its engine running, and Apply may be called again;
 // unless ctx ended, which is like a power cut: AtBoot or the next Apply clears
 // up, and so does Abandon.
-func Apply(ctx context.Context, a Actions, running, to Ref) error {
-	if err := apply(ctx, a, running, to); err != nil {
+func Apply(ctx context.Context, a Actions, running, to Ref, way Way) error {
+	if err := apply(ctx, a, running, to, way); err != nil {
 		return fmt.Errorf("cannot update to release %s: %w", to, err)
 	}
 	return nil
 }
 
-func apply(ctx context.Context, a Actions, running, to Ref) error {
+func apply(ctx context.Context, a Actions, running, to Ref, way Way) error {
 	s, err := a.Load()
 	if err != nil {
 		return err
@@ -36,7 +46,10 @@ func apply(ctx context.Context, a Actions, running, to Ref) error {
 			return err
 		}
 	}
-	s.From, s.To, s.Failed, s.Times, s.Rebuilt = running, to, Failure{}, nil, false
+	if way == InPlace && !running.is(s.Confirmed) {
+		return fmt.Errorf("release %s is confirmed and does not run: it takes a reboot", s.Confirmed)
+	}
+	s.From, s.To, s.Failed, s.Times, s.Rebuilt, s.InPlace = running, to, Failure{}, nil, false, way == InPlace
 	if to.RootHash != running.RootHash {
 		if s.Slot, err = a.IdleSlot(ctx, running); err != nil {
 			return err
@@ -48,8 +61,12 @@ func apply(ctx context.Context, a Actions, running, to Ref) error {
 		}
 		return errors.Join(err, Abandon(ctx, a, running, err.Error()))
 	}
-	if err := a.Reboot(ctx); err != nil {
-		return fmt.Errorf("cannot reboot: %w\nhint: reset the machine; release %s then starts on trial", err, to)
+	what, leave := "reboot", a.Reboot
+	if s.InPlace {
+		what, leave = "take over", func(ctx context.Context) error { return a.TakeOver(ctx, to) }
+	}
+	if err := leave(ctx); err != nil {
+		return fmt.Errorf("cannot %s: %w\nhint: reset the machine; release %s then starts on trial", what, err, to)
 	}
 	return nil
 }
@@ -82,6 +99,9 @@ func walk(ctx context.Context, a Actions, s State) error {
 		{Table, shared, func() error { return a.SetTable(ctx, s.Slot, s.To) }},
 		{Entry, false, func() error { return a.WriteEntry(ctx, s.To) }},
 		{Stopping, false, func() error {
+			if s.InPlace {
+				return a.CopyRunning(ctx, s.From.Release)
+			}
 			if err := a.StopEngine(ctx); err != nil {
 				return err
 			}
@@ -145,7 +165,7 @@ func Abandon(ctx context.Context, a Actions, running Ref, reason string) error {
 	if !beforeNew(s.Step) && s.Step != Switching || running.is(s.To) {
 		return fmt.Errorf("cannot give up the update to release %s: it is at %q", s.To, s.Step)
 	}
-	stopped := s.Step == Stopping || s.Step == Switching
+	stopped := !s.InPlace && (s.Step == Stopping || s.Step == Switching)
 	if _, err := drop(ctx, a, s, running, reason); err != nil {
 		return fmt.Errorf("cannot give up the update to release %s: %w", s.To, err)
 	}

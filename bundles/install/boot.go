@@ -215,7 +215,7 @@ func confirm(ctx context.Context, a Actions, s State) error {
 		return err
 	}
 	s.Confirmed = s.To
-	if began, done := s.Times[Switching], s.Times[Confirming]; !began.IsZero() && done.After(began) {
+	if began, done := s.Times[Switching], s.Times[Confirming]; !s.InPlace && !began.IsZero() && done.After(began) {
 		s.Healthy = done.Sub(began)
 	}
 	_, err := settle(ctx, a, s, "confirmed", "")

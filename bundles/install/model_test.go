@@ -28,6 +28,7 @@ type world struct {
 	step                Step
 	confirmed, from, to int8
 	slot, failed        int8
+	inPlace             bool
 	entries             [releases + 1]Tries
 	tmp                 [releases + 1]int8 // 1 whole, half torn
 	slots               [2]struct{ guid, data int8 }
@@ -151,7 +152,7 @@ func (m *machine) actions() Actions {
 		Now:    func() time.Time { return time.Time{} },
 		Record: func(Event) error { return nil },
 		Load: func() (State, error) {
-			s := State{Version: 1, Step: w.step, Confirmed: m.rs.ref(w.confirmed), From: m.rs.ref(w.from), To: m.rs.ref(w.to)}
+			s := State{Version: 1, Step: w.step, Confirmed: m.rs.ref(w.confirmed), From: m.rs.ref(w.from), To: m.rs.ref(w.to), InPlace: w.inPlace}
 			if w.slot >= 0 {
 				s.Slot = fmt.Sprint(w.slot)
 			}
@@ -167,7 +168,7 @@ func (m *machine) actions() Actions {
 			m.why = s.Failed.Reason
 			return m.do(func() {
 				w.step, w.confirmed, w.from, w.to, w.failed = s.Step, m.num(s.Confirmed), m.num(s.From), m.num(s.To), m.num(s.Failed.Release)
-				w.slot = -1
+				w.slot, w.inPlace = -1, s.InPlace
 				if s.Slot != "" {
 					w.slot = int8(s.Slot[0] - '0')
 				}
@@ -261,6 +262,15 @@ func (m *machine) bootActions(a *Actions) {
 		return m.do(all, func() { w.copies = [releases + 1]int8{} })
 	}
 	a.Reboot = func(context.Context) error { return m.do(w.off) }
+	a.TakeOver = func(_ context.Context, to Ref) error {
+		if m.rs[w.running] != m.rs[to.Release] {
+			m.fail("release %d takes over in the root of %d", to.Release, w.running)
+		}
+		if w.entries[to.Release] != FullTries {
+			m.fail("release %d takes over, and would not boot", to.Release)
+		}
+		return m.do(func() { w.running, w.mode = int8(to.Release), "" })
+	}
 }
 
 func (m *machine) engineActions(a *Actions) {
@@ -280,6 +290,12 @@ func (m *machine) engineActions(a *Actions) {
 		stopped()
 		return m.do(func() { w.copies[from] = w.datastore }, func() { w.copies[from] = half })
 	}
+	a.CopyRunning = func(_ context.Context, from uint64) error {
+		if !w.engine {
+			m.fail("a stopped engine's datastore is copied as that of one that runs")
+		}
+		return m.do(func() { w.copies[from] = w.datastore }, func() { w.copies[from] = half })
+	}
 	a.RestoreDatastore = func(_ context.Context, from uint64) error {
 		stopped()
 		if w.copies[from] <= 0 {
@@ -289,7 +305,8 @@ func (m *machine) engineActions(a *Actions) {
 	}
 }
 
-// startEngine is where it shows whether the datastore is the release's.
+// startEngine is where it shows whether the datastore is the release's. An
+// engine that a release in place finds running is the same to it.
 func (m *machine) startEngine() {
 	w := m.w
 	w.engine = true

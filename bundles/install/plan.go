@@ -13,6 +13,7 @@ type Plan struct {
 	From     Ref                     `json:"from"`
 	To       Ref                     `json:"to"`
 	OS       bool                    `json:"os"`       // another root is written
+	Reboot   string                  `json:"reboot"`   // why the machine reboots; "": it does not, and the engine runs on
 	Items    []bundles.Item          `json:"items"`    // files, images and manifests, the dearest first
 	Packages []bundles.PackageChange `json:"packages"` // and in which of them
 	Blobs    int                     `json:"blobs"`    // to be imported
@@ -28,7 +29,11 @@ type Plan struct {
 // node's layouts.
 func MakePlan(s State, have []string, running, candidate *bundles.Verified) (Plan, error) {
 	p := Plan{From: RefOf(running), To: RefOf(candidate), Downtime: s.Healthy}
-	p.OS = p.From.RootHash != p.To.RootHash
+	if p.OS = p.From.RootHash != p.To.RootHash; p.OS {
+		p.Reboot = "the OS changes"
+	} else if !p.From.is(s.Confirmed) {
+		p.Reboot = fmt.Sprintf("release %s is confirmed and does not run", s.Confirmed)
+	}
 	d, err := bundles.Diff(candidate, running)
 	if err != nil {
 		return Plan{}, fmt.Errorf("cannot plan the update: %w", err)
@@ -78,9 +83,15 @@ func (p Plan) Text() string {
 		}
 	}
 	line("to be imported: %d blobs, %.1f MiB", p.Blobs, float64(p.Import)/(1<<20))
-	if p.Downtime > 0 {
+	if p.Reboot != "" && !p.OS {
+		line("it takes a reboot: %s", p.Reboot)
+	}
+	switch {
+	case p.Reboot == "":
+		line("no reboot: what does not change runs on; users' ingress is closed until the release is healthy")
+	case p.Downtime > 0:
 		line("expected downtime: %s, as last measured here", p.Downtime.Round(time.Second))
-	} else {
+	default:
 		line("expected downtime: unknown, none was measured here yet")
 	}
 	return b.String()

@@ -77,7 +77,8 @@ type State struct {
 	Confirmed Ref                `json:"confirmed"`
 	From      Ref                `json:"from,omitzero"` // what runs while the update is made; none in Idle
 	To        Ref                `json:"to,omitzero"`
-	Slot      string             `json:"slot,omitempty"` // of To's root; empty if From runs from the same root
+	Slot      string             `json:"slot,omitempty"`    // of To's root; empty if From runs from the same root
+	InPlace   bool               `json:"inPlace,omitempty"` // To takes over without a reboot
 	Failed    Failure            `json:"failed,omitzero"`
 	Times     map[Step]time.Time `json:"times,omitempty"` // when each step of the last update began
 	// Healthy is how long it last took from the order to reboot to a healthy
@@ -155,6 +156,9 @@ func (s State) check() error {
 	if s.Slot == "" && s.From.RootHash != s.To.RootHash {
 		errs = append(errs, errors.New("another root, and no slot"))
 	}
+	if s.InPlace && s.From.RootHash != s.To.RootHash {
+		errs = append(errs, errors.New("another root, and no reboot"))
+	}
 	return errors.Join(errs...)
 }
 
@@ -222,6 +226,6 @@ func (s State) at(step Step, now time.Time) State {
 // idle is s with no update under way.
 func (s State) idle(now time.Time) State {
 	s = s.at(Idle, now)
-	s.From, s.To, s.Slot = Ref{}, Ref{}, ""
+	s.From, s.To, s.Slot, s.InPlace = Ref{}, Ref{}, "", false
 	return s
 }

@@ -36,7 +36,7 @@ func boot(ctx context.Context, m *machine) error {
 	if mode == Normal && w.confirmed != w.running || mode == Fallback && w.confirmed <= w.running {
 		m.fail("mode %s of %d, %d is confirmed", mode, w.running, w.confirmed)
 	}
-	if !before {
+	if !before || mode == OnTrial {
 		m.startEngine()
 	}
 	return nil
@@ -48,12 +48,14 @@ func (m *machine) ready() bool {
 	return m.w.step != Idle || m.w.engine && m.w.mode != OnTrial
 }
 
-func apply1(n int8) op {
-	return op{fmt.Sprintf("apply %d", n), func(ctx context.Context, m *machine) error {
-		if !m.ready() {
+func apply1(n int8) op { return applyBy(ByReboot, n) }
+
+func applyBy(way Way, n int8) op {
+	return op{fmt.Sprintf("apply %d, in place: %t", n, way), func(ctx context.Context, m *machine) error {
+		if !m.ready() || way == InPlace && m.rs[m.w.running] != m.rs[n] {
 			return nil
 		}
-		return Apply(ctx, m.actions(), m.rs.ref(m.w.running), m.rs.ref(n))
+		return Apply(ctx, m.actions(), m.rs.ref(m.w.running), m.rs.ref(n), way)
 	}}
 }
 
@@ -81,7 +83,7 @@ var (
 		a := m.actions()
 		fill := a.WriteEntry
 		a.WriteEntry = func(ctx context.Context, r Ref) error { cancel(); return fill(ctx, r) }
-		return Apply(ctx, a, m.rs.ref(m.w.running), m.rs.ref(3))
+		return Apply(ctx, a, m.rs.ref(m.w.running), m.rs.ref(3), ByReboot)
 	}}
 )
 
@@ -168,7 +170,7 @@ func after(t *testing.T, w world, rs roots, each func(world)) {
 	if w.mode == "" {
 		return
 	}
-	for _, o := range []op{apply1(1), apply1(2), apply1(3), cancelOp, confirmOp, failOp, abandonOp} {
+	for _, o := range []op{apply1(1), apply1(2), apply1(3), applyBy(InPlace, 2), applyBy(InPlace, 3), cancelOp, confirmOp, failOp, abandonOp} {
 		all(w, o)
 	}
 }
@@ -227,16 +229,26 @@ func repeatable(t *testing.T, w world, rs roots, rested map[world]bool) {
 			if next == w.running {
 				continue
 			}
-			u, _, broken, err := try(w, rs, apply1(next), calm)
-			if err != nil || broken != "" || u.running != 0 {
-				t.Fatalf("no update to %d: %v %s\n%+v", next, err, broken, w)
+			ways := []Way{ByReboot}
+			if rs[next] == rs[w.running] && w.running == w.confirmed {
+				ways = append(ways, InPlace)
 			}
-			good, bad := settled(t, u, rs, true), settled(t, u, rs, false)
-			if good.running != next || good.confirmed != next || good.datastore != next || good.mode != Normal || good.entries[next] != FullTries {
-				t.Fatalf("update to %d ended in\n%+v", next, good)
-			}
-			if bad.running != w.running || bad.confirmed != w.confirmed || bad.datastore != w.datastore || bad.mode != Returned || bad.failed != next {
-				t.Fatalf("bad update to %d ended in\n%+v", next, bad)
+			for _, way := range ways {
+				taken := int8(0)
+				if way == InPlace {
+					taken = next
+				}
+				u, _, broken, err := try(w, rs, applyBy(way, next), calm)
+				if err != nil || broken != "" || u.running != taken || u.engine != (way == InPlace) {
+					t.Fatalf("no update to %d, in place %t: %v %s\n%+v", next, way, err, broken, w)
+				}
+				good, bad := settled(t, u, rs, true), settled(t, u, rs, false)
+				if good.running != next || good.confirmed != next || good.datastore != next || good.mode != Normal || good.entries[next] != FullTries {
+					t.Fatalf("update to %d ended in\n%+v", next, good)
+				}
+				if bad.running != w.running || bad.confirmed != w.confirmed || bad.datastore != w.datastore || bad.mode != Returned || bad.failed != next {
+					t.Fatalf("bad update to %d ended in\n%+v", next, bad)
+				}
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package boot_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,23 +14,17 @@ import (
 )
 
 // TestUpdateFull takes the README's site, with Kubernetes and a database,
-// through a good update, one whose engine never gets ready and one whose
-// component never gets healthy. What users wrote must be there after all.
+// through a good update, one in place, one whose engine never gets ready and one
+// in place whose component never gets healthy. What users wrote must be there
+// after all.
 func TestUpdateFull(t *testing.T) {
 	longtest.Begin(t, "qemu-system-x86_64", "qemu-img")
 	if os.Getenv("HOLDFAST_LONG") == "" {
 		t.Skip("takes most of an hour; HOLDFAST_LONG=1 runs it")
 	}
 	site := builtSite(t)
-	next := filepath.Join(openDir(t, "full-2"), "boot")
-	copyInputs(t, next, site)
-	changeFile(t, filepath.Join(next, "site.yaml"), `(?m)^release: \d+$`, "release: 2")
-	must(t, os.MkdirAll(filepath.Join(next, "manifests"), 0o755))
-	must(t, os.WriteFile(filepath.Join(next, "manifests", "new.yaml"),
-		[]byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: new, namespace: default}\ndata: {a: b}\n"), 0o644))
-	run(t, next, "lock")
-	run(t, next, "build")
-	_, base := result(t, next)
+	_, second := withConfigMap(t, site, 2, "b")
+	next, third := withConfigMap(t, site, 3, "c")
 
 	u := upForUpdates(t, site, 4096)
 	psql(t, u.dir, "create table kept (word text); insert into kept values ('before')")
@@ -39,7 +34,7 @@ func TestUpdateFull(t *testing.T) {
 	plain := time.Since(start)
 	t.Logf("plain reboot to healthy: %.0f s", plain.Seconds())
 
-	u.goodUpdate(t, base+".bundle", 2)
+	u.goodUpdate(t, second, 2, "--reboot")
 	good := u.times(t)
 	update := good["confirming"].Sub(good["switching"])
 	t.Logf("update, from the order to reboot to healthy: %.0f s, %.2f of a plain reboot (aim: 1.3)", update.Seconds(), update.Seconds()/plain.Seconds())
@@ -47,13 +42,24 @@ func TestUpdateFull(t *testing.T) {
 		t.Errorf("the objects of the new release and of the user are not there:\n%s", got)
 	}
 
-	engine := forge(t, next, "noengine", 3, func(f *forgery) {
+	pods := u.pods(t)
+	start = time.Now()
+	u.goodUpdate(t, third, 3)
+	t.Logf("update in place, to healthy: %.0f s", time.Since(start).Seconds())
+	if got := u.pods(t); got != pods {
+		t.Errorf("an update in place that changes no pod leaves\n%s\nof\n%s", got, pods)
+	}
+	if got := run(t, u.dir, "lab", "kubectl", "get", "configmap", "new", "-n", "default", "-o", "jsonpath={.data.a}").stdout; got != "c" {
+		t.Errorf("after an update in place the new object says %q", got)
+	}
+
+	engine := forge(t, next, "noengine", 4, func(f *forgery) {
 		f.cmdline += " systemd.mask=kubelet.service"
 		f.node["updates"] = map[string]any{"healthyWithin": 4}
 	})
-	u.badUpdate(t, engine, 3, "not healthy within 4m0s: engine: ")
+	u.badUpdate(t, engine, 4, "not healthy within 4m0s: engine: ")
 
-	bad := forge(t, next, "never", 4, func(f *forgery) {
+	bad := forge(t, next, "never", 5, func(f *forgery) {
 		f.node["updates"] = map[string]any{"healthyWithin": 12}
 		for _, c := range f.node["components"].([]any) {
 			if c := c.(map[string]any); c["name"] == "postgresql" {
@@ -62,8 +68,8 @@ func TestUpdateFull(t *testing.T) {
 		}
 	})
 	acknowledged := make(chan bool, 1)
-	go func() { acknowledged <- u.writeOnTrial(t, 4) }()
-	u.badUpdate(t, bad, 4, "not healthy within 12m0s")
+	go func() { acknowledged <- u.writeOnTrial(t, 5) }()
+	u.badUpdate(t, bad, 5, "not healthy within 12m0s")
 	healthy := time.Now()
 	back := healthy.Sub(u.times(t)["failing"])
 	t.Logf("going back, from the verdict to healthy: %.0f s, %.2f of a plain reboot (aim: 2)", back.Seconds(), back.Seconds()/plain.Seconds())
@@ -75,6 +81,28 @@ func TestUpdateFull(t *testing.T) {
 	}
 	run(t, u.dir, "lab", "kubectl", "get", "configmap", "users", "-n", "default")
 	run(t, u.dir, "lab", "kubectl", "get", "configmap", "new", "-n", "default")
+}
+
+// withConfigMap builds a release of site that has an object "new" with a value.
+func withConfigMap(t *testing.T, site string, number int, value string) (dir, bundle string) {
+	t.Helper()
+	dir = filepath.Join(openDir(t, fmt.Sprint("full-", number)), "boot")
+	copyInputs(t, dir, site)
+	changeFile(t, filepath.Join(dir, "site.yaml"), `(?m)^release: \d+$`, fmt.Sprint("release: ", number))
+	must(t, os.MkdirAll(filepath.Join(dir, "manifests"), 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "manifests", "new.yaml"),
+		[]byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: new, namespace: default}\ndata: {a: "+value+"}\n"), 0o644))
+	run(t, dir, "lock")
+	run(t, dir, "build")
+	_, base := result(t, dir)
+	return dir, base + ".bundle"
+}
+
+// pods are all pods, and how often their containers were started again.
+func (u *updating) pods(t *testing.T) string {
+	t.Helper()
+	return run(t, u.dir, "lab", "kubectl", "get", "pods", "-A", "--field-selector", "status.phase=Running", "--sort-by", "metadata.uid", "-o",
+		`jsonpath={range .items[*]}{.metadata.name} {.metadata.uid} {.status.containerStatuses[*].restartCount}{"\n"}{end}`).stdout
 }
 
 // writeOnTrial writes a row as soon as the database of a release on trial

@@ -66,10 +66,10 @@ func (u *updating) audit(t *testing.T) string {
 }
 
 // goodUpdate applies a bundle that must be confirmed.
-func (u *updating) goodUpdate(t *testing.T, bundle string, number uint64) {
+func (u *updating) goodUpdate(t *testing.T, bundle string, number uint64, flags ...string) {
 	t.Helper()
 	before, start := u.audit(t), time.Now()
-	p, code := u.apply(t, "--wait", bundle)
+	p, code := u.apply(t, append(flags, "--wait", bundle)...)
 	if code != 0 || !strings.Contains(p.both, fmt.Sprintf("release %d is confirmed and healthy", number)) {
 		t.Fatalf("the update ended with code %d:\n%s\nconsole:\n%s", code, p.both, lastOf(console(t, u.vm)))
 	}
@@ -212,7 +212,7 @@ func TestUpdate(t *testing.T) {
 	t.Run("DryRun", func(t *testing.T) {
 		before := u.audit(t)
 		p, code := u.apply(t, "--dry-run", good)
-		for _, w := range []string{"from release 1 to 10", "the OS changes", "package tree ", "added", "to be imported", "expected downtime"} {
+		for _, w := range []string{fmt.Sprintf("from release %d to 10", u.running), "the OS changes", "package tree ", "added", "to be imported", "expected downtime"} {
 			if code != 0 || !strings.Contains(p.stdout, w) {
 				t.Errorf("the dry run, code %d, does not say %q:\n%s", code, w, p.both)
 			}
@@ -221,6 +221,7 @@ func TestUpdate(t *testing.T) {
 			t.Error("a dry run changed the audit log")
 		}
 	})
+	t.Run("InPlace", func(t *testing.T) { inPlace(t, u, site) })
 	t.Run("Good", func(t *testing.T) { u.goodUpdate(t, good, 10) })
 	if os.Getenv("HOLDFAST_LONG") != "" {
 		t.Run("Difference", func(t *testing.T) { difference(t, u, site, good) })
@@ -249,6 +250,31 @@ func refusals(t *testing.T, u *updating, site string) {
 	must(t, err)
 	must(t, os.Truncate(cut, fi.Size()/2))
 	u.refused(t, cut, "the bundle is cut off here")
+}
+
+// inPlace applies a release that changes nothing which a boot reads: the machine
+// does not boot, and would into that release.
+func inPlace(t *testing.T, u *updating, site string) {
+	bundle, said := anotherRelease(t, site, 6, nil), len(console(t, u.vm))
+	for want, bundle := range map[string]string{
+		"no reboot: ": bundle,
+		"it takes a reboot: the kernel's image or its command line change": forge(t, site, "loud", 7, func(f *forgery) { f.cmdline += " loglevel=7" }),
+		"it takes a reboot: the site's nodes or its domain change":         forge(t, site, "moved", 7, noNode),
+	} {
+		if p, code := u.apply(t, "--dry-run", bundle); code != 0 || !strings.Contains(p.stdout, want) {
+			t.Errorf("the dry run, code %d, does not say %q:\n%s", code, want, p.both)
+		}
+	}
+	u.goodUpdate(t, bundle, 6)
+	if c := console(t, u.vm)[said:]; strings.Contains(c, "Booting") || strings.Contains(c, "rebooting") || !strings.Contains(c, "update: the new release takes over") {
+		t.Errorf("the console does not say that the release took over without a boot:\n%s", lastOf(c))
+	}
+	if os.Getenv("HOLDFAST_LONG") != "" {
+		before := u.audit(t)
+		run(t, u.dir, "lab", "reboot", "--wait")
+		u.isHealthy(t)
+		u.saysSince(t, before)
+	}
 }
 
 // difference applies what "bundle create --since" makes.

@@ -356,7 +356,7 @@ func (f *forks) again(ctx context.Context, b *bench, c fork, on int64) (string, 
 			continue
 		}
 		if !c.Again {
-			_, err := b.vm.Apply(ctx, u.Bundle, true)
+			_, err := b.vm.Apply(ctx, u.Bundle, lab.ApplyOptions{DryRun: true})
 			return "would take " + u.Name, err
 		}
 		_, err := b.take(ctx, u.Bundle, u.Rests)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"holdfast.dev/holdfast/bundles/install"
+	"holdfast.dev/holdfast/qemu-tests/lab"
 	"holdfast.dev/holdfast/qemu-tests/nbd"
 )
 
@@ -107,7 +108,7 @@ func (k *killer) now(name string) error {
 // kill; now and then the boot after it is killed as well.
 func (k *killer) cycle(ctx context.Context, made taken, m moment) error {
 	k.vm.SkipConsole()
-	if _, err := k.vm.Apply(ctx, made.Bundle, false); err != nil {
+	if _, err := k.vm.Apply(ctx, made.Bundle, lab.ApplyOptions{Reboot: true}); err != nil {
 		return err
 	}
 	if _, err := k.vm.ExpectRegexp(ctx, m.line, patience); err != nil {

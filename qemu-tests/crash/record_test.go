@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"holdfast.dev/holdfast/qemu-tests/lab"
 	"holdfast.dev/holdfast/qemu-tests/nbd"
 )
 
@@ -125,7 +126,7 @@ func (b *bench) take(ctx context.Context, bundle string, rests int64) (seen, err
 	if err != nil {
 		return seen{}, err
 	}
-	if _, err := b.vm.Apply(ctx, bundle, false); err != nil {
+	if _, err := b.vm.Apply(ctx, bundle, lab.ApplyOptions{Reboot: true}); err != nil {
 		return seen{}, err
 	}
 	what := fmt.Sprintf("at rest on release %d again", rests)

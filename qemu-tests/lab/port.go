@@ -25,6 +25,7 @@ type question struct {
 	Op     string `json:"op"`
 	Key    string `json:"key,omitempty"`
 	DryRun bool   `json:"dryRun,omitempty"`
+	Reboot bool   `json:"reboot,omitempty"`
 	Lines  int    `json:"lines,omitempty"` // of the journal
 	Code   string `json:"code,omitempty"`  // of a backup
 }

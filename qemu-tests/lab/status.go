@@ -16,8 +16,9 @@ type Status struct {
 	Release    Release     `json:"release"`
 	Engine     Engine      `json:"engine"`
 	Components []Component `json:"components"`
-	Since      time.Time   `json:"since"`  // when the phase began
-	Faults     []string    `json:"faults"` // what keeps the node from being healthy
+	Since      time.Time   `json:"since"`              // when the phase began
+	Faults     []string    `json:"faults"`             // what keeps the node from being healthy
+	Warnings   []string    `json:"warnings,omitempty"` // what will stop the site unless somebody does something
 	Timings    []Timing    `json:"timings"`
 	Outside    Outside     `json:"outside,omitzero"`
 
@@ -32,7 +33,7 @@ type Field struct{ Name, Text string }
 var known = map[string]bool{
 	"phase": true, "node": true, "release": true, "engine": true,
 	"components": true, "since": true, "faults": true, "timings": true,
-	"outside": true,
+	"outside": true, "warnings": true,
 }
 
 // UnmarshalJSON keeps what it does not know.

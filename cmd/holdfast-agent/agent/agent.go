@@ -31,11 +31,14 @@ commands:
   serve            offer the images of verified releases on ` + listenAt + `
   run              bring up this node and its platform, and keep watch
   status [--json]  print how this node is
-  apply [--dry-run] [BUNDLE]
+  apply [--dry-run] [--reboot] [BUNDLE]
                    verify a bundle and update this node from it; without BUNDLE,
                    the one on the stick labelled HOLDFAST. --dry-run says what
-                   would change, and how long it is likely to take
-  backup           write the state of this site onto the stick labelled HF-BACKUP
+                   would change, and how long it is likely to take; --reboot has
+                   the node reboot also where only manifests and images change
+  backup [--server]
+                   write the state of this site onto the stick labelled HF-BACKUP,
+                   or to the server that the release names
   audit            print the log of updates, after checking that it is whole
 `
 
@@ -69,7 +72,9 @@ func Main(ctx context.Context, args []string, machine func(root string) Host, st
 	case cmd == "apply":
 		return applyCommand(h, fs.Args()[1:], stdout, stderr)
 	case cmd == "backup" && fs.NArg() == 1:
-		err = backupCommand(h, stdout)
+		err = backupCommand(h, false, stdout)
+	case cmd == "backup" && fs.NArg() == 2 && fs.Arg(1) == "--server":
+		err = backupCommand(h, true, stdout)
 	case cmd == "audit" && fs.NArg() == 1:
 		err = printAudit(h, stdout)
 	default:

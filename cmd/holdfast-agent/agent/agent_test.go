@@ -57,6 +57,7 @@ type box struct {
 	kubeadm func(arg []string) error
 	engine  map[string]any // in node.json
 	keys    []string       // there too, that open backups
+	backups map[string]any // there too
 	pulled  []string       // sockets
 }
 
@@ -221,7 +222,7 @@ func (b *box) seed(k *ecdsa.PrivateKey, mac string) {
 	manifest := put(fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[]}`, config.Digest, config.Size))
 	node := map[string]any{
 		"name": "demo", "release": 7, "zone": "official", "domain": "demo.example", "labAccess": true,
-		"engine": b.engine, "recovery": b.keys,
+		"engine": b.engine, "recovery": b.keys, "backups": b.backups,
 		"nodes": []any{map[string]any{"name": "node1", "match": map[string]string{"mac": mac}, "address": "10.0.2.15/24", "gateway": "10.0.2.2"}},
 		"components": []any{map[string]any{"name": "db", "namespace": "db",
 			"secrets": []any{map[string]any{"name": "admin", "namespace": "db", "generate": map[string]int{"password": 32}}}}},

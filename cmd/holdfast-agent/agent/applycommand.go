@@ -23,6 +23,7 @@ func applyCommand(h Host, args []string, stdout, stderr io.Writer) int {
 	fs.SetOutput(stderr)
 	fs.Usage = func() { fmt.Fprint(stderr, usage) }
 	dryRun := fs.Bool("dry-run", false, "")
+	reboot := fs.Bool("reboot", false, "")
 	if err := fs.Parse(args); err != nil || fs.NArg() > 1 {
 		fs.Usage()
 		return 2
@@ -36,7 +37,7 @@ func applyCommand(h Host, args []string, stdout, stderr io.Writer) int {
 		}
 		name = abs
 	}
-	j, err := awaitJob(h, lab.Request{Op: "apply", Key: rand.Text(), Bundle: name, DryRun: *dryRun})
+	j, err := awaitJob(h, lab.Request{Op: "apply", Key: rand.Text(), Bundle: name, DryRun: *dryRun, Reboot: *reboot})
 	if err != nil {
 		fmt.Fprintln(stderr, "holdfast-agent:", err)
 		if errors.Is(err, errUnreachable) {
@@ -64,8 +65,8 @@ func awaitJob(h Host, q lab.Request) (job, error) {
 
 // backupCommand asks the agent that runs for a backup, and prints what became
 // of it.
-func backupCommand(h Host, w io.Writer) error {
-	j, err := awaitJob(h, lab.Request{Op: "backup", Key: rand.Text()})
+func backupCommand(h Host, server bool, w io.Writer) error {
+	j, err := awaitJob(h, lab.Request{Op: "backup", Key: rand.Text(), Server: server})
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
 	format "holdfast.dev/holdfast/bundles/backup"
@@ -46,14 +47,18 @@ const (
 // statePaths are the files and directories of a node that its release does not
 // have.
 func statePaths(e engine) []string {
-	return append([]string{secretsDir, "/var/lib/holdfast/volumes", update.AuditFile + "*"}, e.state...)
+	return append([]string{secretsDir, "/var/lib/holdfast/volumes", update.AuditFile + "*", filepath.Dir(backupKeyFile)}, e.state...)
 }
 
 // backUp answers a request for a backup.
 func (a *agent) backUp(ctx context.Context, u *updates) func(lab.Request) (any, error) {
 	return func(q lab.Request) (any, error) {
 		return u.jobs.ask(q.Key, func(done func(job)) error {
-			b, err := a.makeBackup(ctx, u, 0)
+			to := a.onStickForBackups
+			if q.Server {
+				to = a.onServer(u.running.config)
+			}
+			b, err := a.makeBackup(ctx, u, to, 0)
 			if err == nil {
 				done(job{Backup: &b, Text: describeBackup(b)})
 			}
@@ -67,10 +72,10 @@ func describeBackup(b status.Backup) string {
 		b.File, b.Bytes>>20, b.State>>20, b.Held, b.Code)
 }
 
-// makeBackup writes the state of this node, as it is at one moment, onto the
-// stick for backups. Of those of this site that are there, the newest keep stay;
-// with 0, all.
-func (a *agent) makeBackup(ctx context.Context, u *updates, keep int) (b status.Backup, err error) {
+// makeBackup writes the state of this node, as it is at one moment, to a place
+// for backups. Of those of this site that are there, the newest keep stay; with
+// 0, all.
+func (a *agent) makeBackup(ctx context.Context, u *updates, to at, keep int) (b status.Backup, err error) {
 	if !u.begin() {
 		return b, errors.New("cannot make a backup: an update or another backup is being made")
 	}
@@ -95,7 +100,7 @@ func (a *agent) makeBackup(ctx context.Context, u *updates, keep int) (b status.
 	if m := u.is(); m == install.OnTrial || m == install.Rebooting {
 		return b, errors.New("cannot make a backup: the release is on trial\nhint: when it is confirmed, or the one before is back")
 	}
-	to, err := format.Recipients(c.Recovery)
+	recipients, err := format.Recipients(c.Recovery)
 	if err != nil {
 		return b, err
 	}
@@ -106,20 +111,24 @@ func (a *agent) makeBackup(ctx context.Context, u *updates, keep int) (b status.
 	if h.Address, err = addressOf(c, h.Node); err != nil {
 		return b, err
 	}
-	err = a.onBackupStick(ctx, "rw", func(dir string) error {
-		s, held, err := a.snapshot(ctx, e, &h)
-		if err != nil {
-			return err
+	// Whether it is there is found out before the site is held.
+	if err := to(ctx, func(p place) error { _, err := p.list(); return err }); err != nil {
+		return b, err
+	}
+	s, held, err := a.snapshot(ctx, e, &h)
+	if err != nil {
+		return b, err
+	}
+	defer func() {
+		if err := s.Remove(); err != nil {
+			a.log.Error("backup", "error", err)
 		}
-		defer func() {
-			if err := s.Remove(); err != nil {
-				a.log.Error("backup", "error", err)
-			}
-		}()
-		b = status.Backup{File: h.Name(), Release: h.Release, Time: h.Time, State: h.Bytes, Held: held.Seconds()}
-		b.Bytes, b.Code, err = a.writeBackup(ctx, s, h, dir, func(w io.Writer) (*format.Writer, error) { return format.NewWriter(w, to, h) })
+	}()
+	b = status.Backup{File: h.Name(), Release: h.Release, Time: h.Time, State: h.Bytes, Held: held.Seconds()}
+	err = to(ctx, func(p place) (err error) {
+		b.Bytes, b.Code, err = a.writeBackup(ctx, s, h, p, recipients)
 		if err == nil && keep > 0 {
-			err = a.dropBackups(dir, c.Name, keep)
+			err = a.dropBackups(p, c.Name, keep)
 		}
 		return err
 	})
@@ -176,16 +185,12 @@ func (a *agent) snapshot(ctx context.Context, e engine, h *format.Header) (s *ba
 			break
 		}
 	}
-	// Nothing may end while all is held, or nobody lets it go.
-	hold, cancel := context.WithTimeout(context.WithoutCancel(ctx), holdAtMost)
-	defer cancel()
 	began := a.host.Now()
-	err = backup.Freeze(hold, a.host.Root, e.groups)
-	h.Time = a.host.Now()
-	if err == nil {
-		_, err = s.Pass(hold)
-	}
-	err = errors.Join(err, backup.Thaw(a.host.Root, e.groups))
+	err = a.held(ctx, e, func(ctx context.Context) error {
+		h.Time = a.host.Now()
+		_, err := s.Pass(ctx)
+		return err
+	})
 	held = a.host.Now().Sub(began)
 	h.Files, h.Bytes = s.Size()
 	h.Time = h.Time.UTC().Truncate(time.Second)
@@ -195,9 +200,21 @@ func (a *agent) snapshot(ctx context.Context, e engine, h *format.Header) (s *ba
 	return s, held, nil
 }
 
-// holdAtMost is how long the site stands still for a backup. What is more is no
-// backup: kubelet and API server take a node that says nothing for dead.
+// holdAtMost is how long the site stands still: kubelet and API server take a
+// node that says nothing for dead.
 const holdAtMost = 30 * time.Second
+
+// held runs f while nothing runs that writes to the engine's state or to volumes.
+func (a *agent) held(ctx context.Context, e engine, f func(context.Context) error) error {
+	// Nothing may end while all is held, or nobody lets it go.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), holdAtMost)
+	defer cancel()
+	err := backup.Freeze(ctx, a.host.Root, e.groups)
+	if err == nil {
+		err = f(ctx)
+	}
+	return errors.Join(err, backup.Thaw(a.host.Root, e.groups))
+}
 
 func freeBytes(dir string) (int64, error) {
 	var st unix.Statfs_t
@@ -208,65 +225,75 @@ func freeBytes(dir string) (int64, error) {
 }
 
 // writeBackup writes the file, reads it back and gives it its name.
-func (a *agent) writeBackup(ctx context.Context, s *backup.Snapshot, h format.Header, dir string, begin func(io.Writer) (*format.Writer, error)) (size int64, code string, err error) {
-	name := filepath.Join(dir, h.Name())
-	part := name + ".part"
-	f, err := os.OpenFile(part, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
+func (a *agent) writeBackup(ctx context.Context, s *backup.Snapshot, h format.Header, p place, to []age.Recipient) (size int64, code string, err error) {
+	name := h.Name()
+	part := name + partSuffix
+	f, err := p.create(part)
 	if err != nil {
 		return 0, "", fmt.Errorf("cannot write the backup: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.Remove(part))
+			err = errors.Join(err, p.remove(part))
 		}
 	}()
-	defer f.Close()
 	sum := format.NewCode()
-	w, err := begin(io.MultiWriter(f, sum))
-	if err != nil {
-		return 0, "", err
-	}
-	report, done := a.progress("backup"), int64(0)
-	err = s.WriteTo(ctx, w, func(n int64) { done += n; report(h.Name(), done, h.Bytes) })
+	count := &counter{w: io.MultiWriter(f, sum)}
+	w, err := format.NewWriter(count, to, h)
 	if err == nil {
-		err = w.Close()
+		report, done := a.progress("backup"), int64(0)
+		err = s.WriteTo(ctx, w, func(n int64) { done += n; report(name, done, h.Bytes) })
+		if err == nil {
+			err = w.Close()
+		}
 	}
 	if err == nil {
 		err = f.Sync()
 	}
+	err = errors.Join(err, f.Close())
 	if errors.Is(err, unix.EFBIG) {
 		err = fmt.Errorf("%w\nhint: FAT holds no file of 4 GiB; use a stick with exFAT or ext4", err)
 	}
 	if err != nil {
 		return 0, "", fmt.Errorf("cannot write the backup: %w", err)
 	}
-	// From the stick, not from memory.
-	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
-		return 0, "", fmt.Errorf("cannot read the backup back: %w", err)
-	}
-	fi, err := f.Stat()
-	if err == nil {
-		_, err = f.Seek(0, io.SeekStart)
-	}
-	if err != nil {
-		return 0, "", fmt.Errorf("cannot read the backup back: %w", err)
-	}
 	want := format.Code(sum)
-	got, err := format.CodeOf(f)
+	got, err := codeAt(p, part)
 	if err != nil {
-		return 0, "", err
+		return 0, "", fmt.Errorf("cannot read the backup back: %w", err)
 	}
 	if got != want {
-		return 0, "", fmt.Errorf("cannot make a backup: the stick gives back other bytes (%s) than were written (%s)\nhint: use another stick", got, want)
+		return 0, "", fmt.Errorf("cannot make a backup: %s gives back other bytes (%s) than were written (%s)\nhint: keep backups elsewhere", p, got, want)
 	}
-	if err := os.Rename(part, name); err != nil {
+	if err := p.rename(part, name); err != nil {
 		return 0, "", fmt.Errorf("cannot name the backup: %w", err)
 	}
-	d, err := os.Open(dir)
+	return count.n, want, nil
+}
+
+// partSuffix is of a backup that is not whole, or not read back yet.
+const partSuffix = ".part"
+
+// codeAt reads a file to its end.
+func codeAt(p place, name string) (string, error) {
+	f, err := p.open(name)
 	if err != nil {
-		return 0, "", err
+		return "", err
 	}
-	return fi.Size(), want, errors.Join(d.Sync(), d.Close())
+	code, err := format.CodeOf(f)
+	return code, errors.Join(err, f.Close())
+}
+
+// counter counts what is written.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	return n, err
 }
 
 // onBackupStick mounts the stick for backups and unmounts it after f.

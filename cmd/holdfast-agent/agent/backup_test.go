@@ -12,6 +12,8 @@ import (
 
 	"holdfast.dev/holdfast/bundles/backup"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/sftp"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/sftp/sftptest"
 )
 
 const stick = "run/holdfast/backup/" // mounting is nothing in these tests
@@ -227,6 +229,77 @@ func TestRestoreRefused(t *testing.T) {
 		b.startAnd(`type "restore `, func() { b.remove("dev/disk/by-label/HF-BACKUP") })
 		b.start("waiting for the API server since 1")
 	})
+}
+
+// TestBackupServer: a site is written to a server, once that lets its node in.
+func TestBackupServer(t *testing.T) {
+	host, hostLine, err := sftp.Key(filepath.Join(t.TempDir(), "key"), "", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, public := recoveryKeys(t)
+	dir := t.TempDir()
+	b := siteWith(t, key(t), public)
+	b.remove("dev/disk/by-label/HF-BACKUP")
+	node, nodeLine, err := sftp.Key(filepath.Join(b.Root, "var/lib/holdfast/backup-key/key"), "holdfast-backup@demo", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := "sftp://site@" + sftptest.Serve(t, host, node.PublicKey()) + dir
+	b.backups = map[string]any{"to": to, "hostKeys": []string{hostLine}}
+	k := key(t)
+	b.trust(k)
+	b.seed(k, mac)
+	backUp := func() (code int, out string) {
+		var w bytes.Buffer
+		b.console.Reset()
+		b.startAnd("waiting for the API server since 1", func() {
+			code = agent.Main(t.Context(), []string{"backup", "--server"}, func(string) agent.Host { return b.Host }, &w, &w)
+		})
+		return code, w.String()
+	}
+	// What an earlier one left, and others, stay where nobody keeps count.
+	for _, name := range []string{"demo-1-20260101T000000Z.holdfast-backup.part", "letters"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exit, out := backUp()
+	code := codeForm.FindString(out)
+	if exit != 0 || code == "" {
+		t.Fatalf("exit code %d, %q\n%s", exit, out, b.said())
+	}
+	found, err := filepath.Glob(filepath.Join(dir, "*.holdfast-backup"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("on the server: %q, %v", found, err)
+	}
+	f, err := os.Open(found[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if got, err := backup.CodeOf(f); err != nil || got != code {
+		t.Errorf("the server has %s, %v, want %s", got, err, code)
+	}
+	if s := b.status(); s.BackupServer == nil || s.BackupServer.URL != to || s.BackupServer.Key != nodeLine || s.Backup == nil || s.Backup.Code != code {
+		t.Errorf("the status has %+v, %+v", s.BackupServer, s.Backup)
+	}
+	if !strings.Contains(b.said(), "must let in this key:\nholdfast: "+nodeLine) {
+		t.Errorf("said:\n%s", b.said())
+	}
+	// A server in its place gets nothing.
+	_, other, err := sftp.Key(filepath.Join(t.TempDir(), "key"), "", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.backups["hostKeys"] = []string{other}
+	b.seed(k, mac)
+	if exit, out := backUp(); exit != 1 || !strings.Contains(out, "which the release does not name") || !strings.Contains(out, to) {
+		t.Errorf("exit code %d, %q", exit, out)
+	}
+	if now, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(now) != 3 {
+		t.Errorf("on the server: %q, %v", now, err)
+	}
 }
 
 // TestNoBackup: without recovery keys nothing is written, and the remedy told.

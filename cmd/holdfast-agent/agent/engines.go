@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"strings"
 
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/containerd"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/k3s"
@@ -36,8 +37,10 @@ type engine struct {
 	// agentNetwork: the agent lets pods onto the network and enforces network
 	// policies. Other engines do both themselves.
 	agentNetwork bool
-	networks     []string // of pods and of services
-	batch        []string // services that all of the engine's programs, and pods, come from
+	networks     []string               // of pods and of services
+	certificates []string               // patterns of files; they end, and the engine with them
+	renewed      func(name string) bool // whether a boot makes one of them anew that ends soon
+	batch        []string               // services that all of the engine's programs, and pods, come from
 }
 
 // engineOf returns the answers for the engine of that name.
@@ -50,8 +53,9 @@ func engineOf(name string) (engine, error) {
 			state: kubeadm.State(), groups: []string{"kubepods.slice"},
 			files: kubeadmFiles, stale: []string{kubeadm.PatchesDir},
 			up: upKubeadm, finish: finishKubeadm, agentNetwork: true,
-			networks: []string{kubeadm.PodSubnet, kubeadm.ServiceNet},
-			batch:    []string{"kubelet.service", "containerd.service"},
+			networks:     []string{kubeadm.PodSubnet, kubeadm.ServiceNet},
+			certificates: kubeadm.Certificates(), renewed: kubeadm.Renewed,
+			batch: []string{"kubelet.service", "containerd.service"},
 		}, nil
 	case "k3s":
 		return engine{
@@ -60,6 +64,9 @@ func engineOf(name string) (engine, error) {
 			state: k3s.State(), groups: []string{"system.slice/" + k3s.Unit, "kubepods.slice"},
 			files: k3sFiles, stale: []string{k3s.ConfigDir},
 			up: upK3s, networks: []string{k3s.PodSubnet, k3s.ServiceNet}, batch: []string{k3s.Unit},
+			// k3s renews what ends within 120 days when it starts, but for authorities.
+			certificates: []string{"/var/lib/rancher/k3s/server/tls/*.crt", "/var/lib/rancher/k3s/server/tls/etcd/*.crt"},
+			renewed:      func(name string) bool { return !strings.HasSuffix(name, "-ca.crt") },
 		}, nil
 	}
 	return engine{}, fmt.Errorf("cannot start engine %q: this agent knows kubeadm and k3s", name)
@@ -85,7 +92,7 @@ func finishKubeadm(ctx context.Context, a *agent) error {
 }
 
 func (a *agent) kubeadm() kubeadm.Node {
-	return kubeadm.Node{Root: a.host.Root, Say: a.Say, Run: func(ctx context.Context, line func(string), name string, arg ...string) error {
+	return kubeadm.Node{Root: a.host.Root, Now: a.host.Now, Say: a.Say, Run: func(ctx context.Context, line func(string), name string, arg ...string) error {
 		return a.host.Run(ctx, func(s string) { a.log.Info(s, "from", name); line(s) }, name, arg...)
 	}}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -53,6 +54,12 @@ func siteOf(c node.Config, n node.Node) (outside.Site, error) {
 		}
 		if prefix = prefix.Masked(); prefix.Addr().Is4() && !slices.Contains(s.Networks, prefix) {
 			s.Networks = append(s.Networks, prefix)
+		}
+	}
+	if to, err := url.Parse(c.Backups.To); err == nil {
+		ip, err := netip.ParseAddr(to.Hostname())
+		if err == nil && ip.Is4() && !slices.ContainsFunc(s.Networks, func(p netip.Prefix) bool { return p.Contains(ip) }) {
+			s.Networks = append(s.Networks, netip.PrefixFrom(ip, 32))
 		}
 	}
 	if g, err := netip.ParseAddr(n.Gateway); err == nil && g.Is4() {

@@ -30,7 +30,8 @@ var (
 )
 
 // booted is what the machine was started with: the kernel's command line says
-// it, which the signed boot entry fixes. Releases can share a root.
+// it, which the signed boot entry fixes. Releases can share a root, and one may
+// have taken over from another since.
 type booted struct {
 	rootHash string
 	release  uint64
@@ -54,7 +55,11 @@ func (h Host) booted() (booted, error) {
 	var b booted
 	b.rootHash = arg(rootHashArg, "roothash")
 	b.release, err = strconv.ParseUint(arg(releaseArg, "holdfast.release"), 10, 64)
-	return b, errors.Join(append(errs, err)...)
+	t, err2 := h.readTakenOver()
+	if t.Release != 0 {
+		b.release = t.Release
+	}
+	return b, errors.Join(append(errs, err, err2)...)
 }
 
 // releases returns the releases that verify, the running one first, and then

@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -65,11 +64,7 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 	defer restart(nil)
 	all := a.labNode(rel.adminConf(), a.apply(ctx, u, restart), a.backUp(ctx, u))
 	go a.watchSticks(ctx, u, func() error {
-		err := a.applyBundle(ctx, u, "", false, func(install.Plan) {})
-		if errors.Is(err, errRestart) {
-			restart(errRestart)
-		}
-		return err
+		return a.takeBundle(ctx, u, bundleRequest{}, restart, func(install.Plan) {})
 	})
 	go a.keepBackups(ctx, u)
 	go a.control(ctx, lab.Node{Status: all.Status, Apply: all.Apply, Backup: all.Backup})
@@ -166,9 +161,11 @@ func (a *agent) bringUpNode(ctx context.Context, u *updates) (node.Node, error) 
 		return n, err
 	}
 	go a.watchOutside(ctx)
+	go a.keepWarning(ctx, u, n)
 	if err := a.restore(ctx, u, n); err != nil {
 		return n, err
 	}
+	a.showServer(c)
 	return n, a.insist(ctx, status.Network, "make secrets", func() error {
 		for _, k := range c.Components {
 			for _, s := range k.Secrets {

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"time"
@@ -40,11 +38,14 @@ func (a *agent) keepBackups(ctx context.Context, u *updates) {
 			continue
 		}
 		again = now.Add(scheduleAgain)
-		if !a.isThere(backupDevice) {
+		to := a.onStickForBackups
+		if b.To != "" {
+			to = a.onServer(u.running.config)
+		} else if !a.isThere(backupDevice) {
 			a.Say("a backup is due: put a stick labelled %s in, and leave it in", backupLabel)
 			continue
 		}
-		if _, err := a.makeBackup(ctx, u, b.Keep); err == nil {
+		if _, err := a.makeBackup(ctx, u, to, b.Keep); err == nil {
 			again = time.Time{}
 		}
 	}
@@ -64,25 +65,32 @@ func backupDue(b node.Backups, s status.Status, now time.Time) (due, overdue boo
 }
 
 // dropBackups removes a site's oldest backups, whose names have their time,
-// until so many are left.
-func (a *agent) dropBackups(dir, site string, keep int) error {
-	form := regexp.MustCompile("^" + regexp.QuoteMeta(site) + `-[0-9]+-([0-9]{8}T[0-9]{6}Z)` + regexp.QuoteMeta(format.Suffix) + "$")
-	es, err := os.ReadDir(dir)
+// until so many are left, and what those left that did not come to their end.
+func (a *agent) dropBackups(p place, site string, keep int) error {
+	form := regexp.MustCompile("^" + regexp.QuoteMeta(site) + `-[0-9]+-([0-9]{8}T[0-9]{6}Z)` + regexp.QuoteMeta(format.Suffix) + "(" + regexp.QuoteMeta(partSuffix) + ")?$")
+	found, err := p.list()
 	if err != nil {
-		return fmt.Errorf("cannot list the backups on the stick: %w", err)
+		return fmt.Errorf("cannot list the backups: %w", err)
 	}
-	var names []string
+	var whole, parts []string
 	at := map[string]string{}
-	for _, e := range es {
-		if m := form.FindStringSubmatch(e.Name()); m != nil {
-			names, at[e.Name()] = append(names, e.Name()), m[1]
+	for _, name := range found {
+		switch m := form.FindStringSubmatch(name); {
+		case m == nil:
+		case m[2] != "":
+			parts = append(parts, name)
+		default:
+			whole, at[name] = append(whole, name), m[1]
 		}
 	}
-	slices.SortFunc(names, func(x, y string) int { return cmp.Compare(at[y], at[x]) })
-	for _, name := range names[min(keep, len(names)):] {
-		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+	slices.SortFunc(whole, func(x, y string) int { return cmp.Compare(at[y], at[x]) })
+	old := whole[min(keep, len(whole)):]
+	for _, name := range append(parts, old...) {
+		if err := p.remove(name); err != nil {
 			return fmt.Errorf("cannot remove an old backup: %w", err)
 		}
+	}
+	for _, name := range old {
 		a.Say("backup: %s is removed, as %d newer ones are there", name, keep)
 	}
 	return nil

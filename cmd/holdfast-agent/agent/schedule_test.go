@@ -38,21 +38,21 @@ func TestBackupDue(t *testing.T) {
 	}
 }
 
-// The oldest go, of this site alone, and nothing that is not a whole backup.
+// The oldest go, of this site alone, and what did not come to its end.
 func TestDropBackups(t *testing.T) {
 	dir := t.TempDir()
 	stay := []string{
 		"demo-10-20261127T120000Z.holdfast-backup", "demo-9-20261126T120000Z.holdfast-backup",
 		"demo-2-1-20200101T000000Z.holdfast-backup", // of the site demo-2
-		"other-1-20200101T000000Z.holdfast-backup", "demo-1-20200101T000000Z.holdfast-backup.part", "recovery.key",
+		"other-1-20200101T000000Z.holdfast-backup", "recovery.key",
 	}
-	for _, name := range append(slices.Clone(stay), "demo-9-20261125T120000Z.holdfast-backup", "demo-2-20200101T000000Z.holdfast-backup") {
+	for _, name := range append(slices.Clone(stay), "demo-9-20261127T120000Z.holdfast-backup.part", "demo-9-20261125T120000Z.holdfast-backup", "demo-2-20200101T000000Z.holdfast-backup") {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	a := &agent{Reporter: status.New(filepath.Join(t.TempDir(), "s"), nil, slog.New(slog.NewTextHandler(io.Discard, nil)), time.Now)}
-	if err := a.dropBackups(dir, "demo", 2); err != nil {
+	if err := a.dropBackups(stick{dir}, "demo", 2); err != nil {
 		t.Fatal(err)
 	}
 	es, err := os.ReadDir(dir)

@@ -71,7 +71,7 @@ func (a *agent) offerBackup(ctx context.Context, u *updates) {
 	const want = "backup"
 	a.Say("a stick for backups is there\ntype \"%s\" and Enter here to have one written onto it; pull it out to leave it", want)
 	if a.typed(ctx, want, backupDevice) {
-		_, _ = a.makeBackup(ctx, u, 0)
+		_, _ = a.makeBackup(ctx, u, a.onStickForBackups, 0)
 	}
 }
 

@@ -115,6 +115,9 @@ func (a *agent) admitted(ctx context.Context, u *updates, name string, f func(*b
 			return err
 		}
 		p, err := u.machine.Plan(u.running.Verified, v)
+		if err == nil && p.Reboot == "" {
+			p.Reboot, err = a.whyReboot(u, v)
+		}
 		if err != nil {
 			return err
 		}
@@ -122,25 +125,45 @@ func (a *agent) admitted(ctx context.Context, u *updates, name string, f func(*b
 	})
 }
 
+// bundleRequest is what somebody asks for.
+type bundleRequest struct {
+	file   string // "" for the one on the stick
+	dryRun bool
+	reboot bool // also where it need not be
+}
+
 // applyBundle verifies and admits a bundle, and unless it is a dry run makes
-// the update, up to the reboot. begun is told the plan once it is admitted.
-func (a *agent) applyBundle(ctx context.Context, u *updates, name string, dryRun bool, begun func(install.Plan)) error {
+// the update, up to the reboot; where none is needed, up to errTakenOver. begun
+// is told the plan once it is admitted.
+func (a *agent) applyBundle(ctx context.Context, u *updates, q bundleRequest, begun func(install.Plan)) error {
 	if !u.begin() {
 		return errors.New("cannot take an update: one is being made")
 	}
 	defer u.end()
-	err := a.admitted(ctx, u, name, func(v *bundles.Verified, p install.Plan) error {
+	err := a.admitted(ctx, u, q.file, func(v *bundles.Verified, p install.Plan) error {
+		if q.reboot && p.Reboot == "" {
+			p.Reboot = "it was asked for"
+		}
 		begun(p)
-		if dryRun {
+		if q.dryRun {
 			return nil
 		}
 		a.Say("%s", strings.TrimSuffix(p.Text(), "\n"))
-		err := install.Apply(ctx, a.told(u, u.actions(v)), u.ref, install.RefOf(v))
+		way := install.ByReboot
+		if p.Reboot == "" {
+			way = install.InPlace
+		}
+		err := install.Apply(ctx, a.told(u, u.actions(v)), u.ref, install.RefOf(v), way)
 		a.showUpdate(u)
+		if err == nil && way == install.InPlace {
+			err = errTakenOver
+		}
 		return err
 	})
 	switch {
-	case dryRun || ctx.Err() != nil:
+	case q.dryRun || ctx.Err() != nil:
+	case errors.Is(err, errTakenOver):
+		a.Say("update: the new release takes over")
 	case err != nil:
 		a.Say("NO UPDATE: %v", err)
 	default:

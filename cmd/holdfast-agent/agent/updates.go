@@ -123,6 +123,8 @@ func (a *agent) machine(ctx context.Context, c node.Config) (update.Machine, err
 		Reboot: func(ctx context.Context) error {
 			return a.exec(ctx, "/usr/bin/systemctl", "--no-block", "reboot")
 		},
+		TakeOver: func(_ context.Context, to install.Ref) error { return a.host.takeOver(to) },
+		Hold:     func(ctx context.Context, f func(context.Context) error) error { return f(ctx) },
 	}
 	if c.Engine.Name == node.NoEngine {
 		nothing := func(context.Context) error { return nil }
@@ -139,6 +141,7 @@ func (a *agent) machine(ctx context.Context, c node.Config) (update.Machine, err
 		}
 		return a.stopEngine(ctx, e)
 	}
+	m.Hold = func(ctx context.Context, f func(context.Context) error) error { return a.held(ctx, e, f) }
 	// The way up from a stopped engine is that of a start of the agent.
 	m.Start = func(context.Context) error { return errRestart }
 	return m, nil
@@ -205,8 +208,12 @@ func (a *agent) showUpdate(u *updates) {
 // trialEnds goes back when the trial's time is over.
 func (a *agent) trialEnds(ctx context.Context, u *updates) {
 	within := time.Duration(u.running.healthyWithin()) * time.Minute
-	// From power-on: an agent that is started over and over gets no more time.
-	for left := within - a.host.uptime(); left > 0; left -= time.Second {
+	// An agent that is started over and over gets no more time.
+	t, err := a.host.readTakenOver()
+	if err != nil {
+		a.log.Error("trial", "error", err)
+	}
+	for left := within - (a.host.uptime() - t.At); left > 0; left -= time.Second {
 		if a.host.Sleep(ctx, time.Second) != nil || u.isDecided() {
 			return
 		}

@@ -231,7 +231,7 @@ func (b builder) nodeConfig(images []bundles.Image, digests map[string]store.Dig
 		Engine:    node.Engine{Name: s.Kubernetes.Engine, Version: s.Kubernetes.Version, Disable: s.Kubernetes.Disable},
 	}
 	c.Updates.HealthyWithin = s.Updates.HealthyWithin
-	c.Backups = node.Backups{EveryHours: s.Backups.EveryHours, Keep: s.Backups.Keep}
+	c.Backups = node.Backups(s.Backups)
 	var err error
 	if c.Recovery, err = recoveryKeys(b.dir); err != nil {
 		return c, err

@@ -166,6 +166,9 @@ func (a *app) showStatus(s lab.Status, vm *lab.VM) error {
 	for _, f := range s.Faults {
 		a.printf("fault: %s\n", f)
 	}
+	for _, w := range s.Warnings {
+		a.printf("warning: %s\n", w)
+	}
 	for _, t := range s.Outside.Tries {
 		a.printf("reached outside: %s: %s to %s (%d packets)\n", t.Who, t.Proto, t.To, t.Packets)
 	}

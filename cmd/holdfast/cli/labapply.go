@@ -14,14 +14,16 @@ import (
 )
 
 func (a *app) labApply() *cobra.Command {
-	var dryRun, wait bool
+	var o lab.ApplyOptions
+	var wait bool
 	var timeout time.Duration
 	c := &cobra.Command{
 		Use:   "apply BUNDLE",
 		Short: "Update the lab's node from a bundle, as from a stick",
 		Long: `Plugs a stick with the bundle into the lab's machine. Its agent verifies the
 bundle, says what it changes, and takes it: into the idle slot, and on trial at the
-next boot. A release that does not get healthy goes back by itself.
+next boot; one with the same OS, node and engine takes over without a reboot. A
+release that does not get healthy goes back by itself.
 
 Exit codes: 0 done, 1 failed or gone back, 3 refused by the node.`,
 		Example: "  holdfast lab apply --dry-run out/mysite-2.bundle\n  holdfast lab apply --wait out/mysite-2.bundle",
@@ -33,7 +35,7 @@ Exit codes: 0 done, 1 failed or gone back, 3 refused by the node.`,
 			}
 			ctx, cancel := context.WithTimeout(c.Context(), timeout)
 			defer cancel()
-			doc, err := vm.Apply(ctx, args[0], dryRun)
+			doc, err := vm.Apply(ctx, args[0], o)
 			if errors.Is(err, lab.ErrRefused) {
 				return fmt.Errorf("%w: %w", errPolicy, err)
 			}
@@ -49,13 +51,14 @@ Exit codes: 0 done, 1 failed or gone back, 3 refused by the node.`,
 			} else {
 				a.printf("%s", p.Text())
 			}
-			if dryRun || !wait {
+			if o.DryRun || !wait {
 				return nil
 			}
 			return a.waitUpdated(ctx, vm, int64(p.To.Release), func(lab.Status) {})
 		},
 	}
-	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would change, and how long it is likely to take")
+	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "only say what would change, and how long it is likely to take")
+	c.Flags().BoolVar(&o.Reboot, "reboot", false, "have the node reboot also where only manifests and images change")
 	c.Flags().BoolVar(&wait, "wait", false, "wait until the new release is confirmed, or has gone back")
 	c.Flags().DurationVar(&timeout, "timeout", 60*time.Minute, "give up after that long")
 	return c
@@ -87,7 +90,7 @@ func (a *app) waitUpdated(ctx context.Context, vm *lab.VM, to int64, look func(l
 			return fmt.Errorf("cannot see the end of the update: %w", ctx.Err())
 		}
 		var u updateState
-		line := "no answer: the machine is on its way down or up"
+		line := "no answer: the machine or its agent is starting"
 		if err == nil {
 			look(s)
 			doc, err := json.Marshal(s)

@@ -213,7 +213,7 @@ func (p *proof) stay(ctx context.Context, d time.Duration) error {
 func (p *proof) takeUpdate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, p.flags.timeout)
 	defer cancel()
-	doc, err := p.vm.Apply(ctx, p.update, false)
+	doc, err := p.vm.Apply(ctx, p.update, lab.ApplyOptions{Reboot: true})
 	if err != nil {
 		return err
 	}

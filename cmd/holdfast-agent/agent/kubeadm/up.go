@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/atomicfile"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/containerd"
@@ -20,6 +21,7 @@ type Node struct {
 	// Run runs a program to its end; line is called with each line it prints.
 	Run func(ctx context.Context, line func(string), name string, arg ...string) error
 	Say func(format string, a ...any)
+	Now func() time.Time
 }
 
 func (n Node) path(p string) string { return filepath.Join(n.Root, p) }
@@ -106,9 +108,12 @@ func (n Node) init(ctx context.Context, without []string) error {
 	return nil
 }
 
-// again brings up a control plane that exists: certificates, kubeconfigs and
-// etcd's data stay.
+// again brings up a control plane that exists: authorities, kubeconfigs and
+// etcd's data stay, and so do certificates that do not end soon.
 func (n Node) again(ctx context.Context) error {
+	if err := n.renew(ctx); err != nil {
+		return err
+	}
 	if err := n.phases(ctx, "etcd local", "control-plane apiserver", "kubelet-start"); err != nil {
 		return err
 	}

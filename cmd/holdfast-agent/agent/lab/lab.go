@@ -31,8 +31,10 @@ type Request struct {
 	Key    string `json:"key"`
 	Bundle string `json:"bundle"` // a file on the node; empty for the one on the stick
 	DryRun bool   `json:"dryRun"`
+	Reboot bool   `json:"reboot"` // also into a release that needs none
 
-	Code string `json:"code"` // of restore: which backup
+	Server bool   `json:"server"` // of backup: to the server that the release names, not onto the stick
+	Code   string `json:"code"`   // of restore: which backup
 }
 
 // Answer is one line to the lab.

@@ -34,10 +34,12 @@ type Updates struct {
 	HealthyWithin int `json:"healthyWithin"` // minutes; 0 means 20
 }
 
-// Backups says which the node makes by itself, onto a stick that stays in it.
+// Backups says which the node makes by itself, and where they go.
 type Backups struct {
-	EveryHours int `json:"everyHours"` // 0: none
-	Keep       int `json:"keep"`       // that stay on the stick
+	EveryHours int      `json:"everyHours"`         // 0: none
+	Keep       int      `json:"keep"`               // that stay there
+	To         string   `json:"to,omitempty"`       // sftp://USER@ADDRESS[:PORT]/DIRECTORY; empty for a stick that stays in the node
+	HostKeys   []string `json:"hostKeys,omitempty"` // of that server, as "ssh-ed25519 AAAA…"
 }
 
 // NoEngine is the engine of an appliance without Kubernetes.

@@ -25,13 +25,22 @@ type Status struct {
 	Release    Release     `json:"release"`
 	Engine     Engine      `json:"engine"`
 	Components []Component `json:"components"`
-	Since      time.Time   `json:"since"`  // when the phase began
-	Faults     []string    `json:"faults"` // what keeps the node from being healthy
+	Since      time.Time   `json:"since"`              // when the phase began
+	Faults     []string    `json:"faults"`             // what keeps the node from being healthy
+	Warnings   []string    `json:"warnings,omitempty"` // what will stop the site unless somebody does something
 	Timings    []Timing    `json:"timings"`
 	Update     UpdateState `json:"update"`
 	Backup     *Backup     `json:"backup,omitempty"`        // the last one that was made
 	NoBackup   bool        `json:"backupOverdue,omitempty"` // none was made for twice the time that the release asks for
-	Outside    Outside     `json:"outside,omitzero"`
+	// BackupServer is where backups go that the node makes by itself; nil: onto a stick.
+	BackupServer *BackupServer `json:"backupServer,omitempty"`
+	Outside      Outside       `json:"outside,omitzero"`
+}
+
+// BackupServer is a directory on a server, and the key that it must let in.
+type BackupServer struct {
+	URL string `json:"url"`
+	Key string `json:"key"` // a line of authorized_keys
 }
 
 // Outside is what of the node reached beyond the site in this boot.
@@ -43,7 +52,7 @@ type Outside struct {
 
 // Backup is one that was written and read back.
 type Backup struct {
-	File    string    `json:"file"` // its name on the stick
+	File    string    `json:"file"` // its name on the stick or the server
 	Code    string    `json:"code"` // what to compare when it is restored
 	Release uint64    `json:"release"`
 	Time    time.Time `json:"time"`  // of the moment that it shows
@@ -158,6 +167,7 @@ func (r *Reporter) Get() Status {
 func (r *Reporter) copy() Status {
 	s := r.s
 	s.Components, s.Faults, s.Timings = slices.Clone(s.Components), slices.Clone(s.Faults), slices.Clone(s.Timings)
+	s.Warnings = slices.Clone(s.Warnings)
 	return s
 }
 
@@ -243,6 +253,12 @@ func Text(s Status) string {
 	}
 	if s.Outside.Fault != "" {
 		fmt.Fprintf(&b, "cannot tell what reaches outside: %s\n", s.Outside.Fault)
+	}
+	for _, w := range s.Warnings {
+		fmt.Fprintf(&b, "warning: %s\n", w)
+	}
+	if k := s.BackupServer; k != nil {
+		fmt.Fprintf(&b, "backups go to %s, which must let in this key: %s\n", k.URL, k.Key)
 	}
 	for _, f := range s.Faults {
 		fmt.Fprintf(&b, "fault: %s\n", f)

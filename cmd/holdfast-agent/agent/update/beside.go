@@ -39,7 +39,7 @@ func (m Machine) copyBeside(copy string) error {
 			return fmt.Errorf("cannot copy %s: %w", name, err)
 		}
 	}
-	return syncDir(dir)
+	return syncPath(dir)
 }
 
 // restoreBeside puts the files back that were copied.

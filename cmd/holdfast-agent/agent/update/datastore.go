@@ -1,6 +1,7 @@
 package update
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,9 +11,15 @@ import (
 	"strconv"
 )
 
-// copyDatastore copies the stopped engine's datastore. The copy has its name
-// once it is whole and on disk.
-func (m Machine) copyDatastore(release uint64) error {
+// hold keeps the datastore as it is while f runs.
+type hold func(ctx context.Context, f func(context.Context) error) error
+
+// stopped is of an engine that does not run.
+func stopped(ctx context.Context, f func(context.Context) error) error { return f(ctx) }
+
+// copyDatastore copies the engine's datastore. The copy has its name once it is
+// whole and on disk.
+func (m Machine) copyDatastore(ctx context.Context, release uint64, h hold) error {
 	to := filepath.Join(m.path(DatastoreDir), strconv.FormatUint(release, 10))
 	if err := os.RemoveAll(to); err != nil {
 		return fmt.Errorf("cannot copy the datastore: %w", err)
@@ -20,7 +27,7 @@ func (m Machine) copyDatastore(release uint64) error {
 	if err := os.RemoveAll(besideOf(to)); err != nil {
 		return fmt.Errorf("cannot copy the datastore: %w", err)
 	}
-	if err := m.replace(m.datastore(), to); err != nil {
+	if err := m.replace(ctx, m.datastore(), to, h); err != nil {
 		return fmt.Errorf("cannot copy the datastore: %w", err)
 	}
 	return m.copyBeside(to)
@@ -28,7 +35,7 @@ func (m Machine) copyDatastore(release uint64) error {
 
 // restoreDatastore puts the copy in the datastore's place; the copy stays, so
 // that it can be done over again.
-func (m Machine) restoreDatastore(release uint64) error {
+func (m Machine) restoreDatastore(ctx context.Context, release uint64) error {
 	from := filepath.Join(m.path(DatastoreDir), strconv.FormatUint(release, 10))
 	if _, err := os.Stat(from); err != nil {
 		return fmt.Errorf("cannot restore the datastore of release %d: %w", release, err)
@@ -36,7 +43,7 @@ func (m Machine) restoreDatastore(release uint64) error {
 	if m.Datastore == "" {
 		return nil
 	}
-	if err := m.replace(from, m.datastore()); err != nil {
+	if err := m.replace(ctx, from, m.datastore(), stopped); err != nil {
 		return fmt.Errorf("cannot restore the datastore of release %d: %w", release, err)
 	}
 	if err := m.restoreBeside(from); err != nil {
@@ -53,7 +60,7 @@ func (m Machine) datastore() string {
 }
 
 // replace makes to a copy of the directory from; "" is an empty one.
-func (m Machine) replace(from, to string) error {
+func (m Machine) replace(ctx context.Context, from, to string, h hold) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
 		return err
 	}
@@ -65,11 +72,11 @@ func (m Machine) replace(from, to string) error {
 		return err
 	}
 	if from != "" {
-		if err := copyTree(from, tmp); err != nil {
+		if err := h(ctx, func(ctx context.Context) error { return copyTree(ctx, from, tmp) }); err != nil {
 			return err
 		}
 	}
-	if err := syncDirs(tmp); err != nil {
+	if err := syncTree(tmp); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(to); err != nil {
@@ -78,15 +85,14 @@ func (m Machine) replace(from, to string) error {
 	if err := os.Rename(tmp, to); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(to))
+	return syncPath(filepath.Dir(to))
 }
 
 // copyTree copies directories and regular files with modes and owners into an
-// empty directory, each file synced. Anything else is an error: a datastore
-// has nothing else.
-func copyTree(from, to string) error {
+// empty directory. Anything else is an error: a datastore has nothing else.
+func copyTree(ctx context.Context, from, to string) error {
 	return filepath.WalkDir(from, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
+		if err := errors.Join(err, ctx.Err()); err != nil {
 			return err
 		}
 		rel, err := filepath.Rel(from, name)
@@ -127,23 +133,20 @@ func copyFile(from, to string, mode fs.FileMode) error {
 		return err
 	}
 	_, err = io.Copy(out, in)
-	if err == nil {
-		err = out.Sync()
-	}
 	return errors.Join(err, out.Close())
 }
 
-// syncDirs syncs a directory and all below it.
-func syncDirs(dir string) error {
-	return filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
+// syncTree syncs a directory and all below it.
+func syncTree(dir string) error {
+	return filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
+		if err != nil {
 			return err
 		}
-		return syncDir(name)
+		return syncPath(name)
 	})
 }
 
-func syncDir(name string) error {
+func syncPath(name string) error {
 	d, err := os.Open(name)
 	if err != nil {
 		return err

@@ -46,6 +46,10 @@ type Machine struct {
 	Stop     func(ctx context.Context) error // the engine, and every pod
 	Start    func(ctx context.Context) error
 	Reboot   func(ctx context.Context) error
+	// TakeOver makes another release of this root the running one.
+	TakeOver func(ctx context.Context, to install.Ref) error
+	// Hold runs f while nothing runs that could write to the datastore.
+	Hold func(ctx context.Context, f func(context.Context) error) error
 }
 
 func (m Machine) path(p string) string { return filepath.Join(m.Root, p) }
@@ -83,10 +87,12 @@ func (m Machine) Actions(running install.Ref, from *bundles.Verified) install.Ac
 		Check:            m.check,
 		StopEngine:       m.Stop,
 		StartEngine:      m.Start,
-		CopyDatastore:    func(_ context.Context, n uint64) error { return m.copyDatastore(n) },
-		RestoreDatastore: func(_ context.Context, n uint64) error { return m.restoreDatastore(n) },
+		CopyDatastore:    func(ctx context.Context, n uint64) error { return m.copyDatastore(ctx, n, stopped) },
+		CopyRunning:      func(ctx context.Context, n uint64) error { return m.copyDatastore(ctx, n, m.Hold) },
+		RestoreDatastore: m.restoreDatastore,
 		Clean:            func(context.Context) error { return m.clean(running) },
 		Reboot:           m.Reboot,
+		TakeOver:         m.TakeOver,
 	}
 }
 

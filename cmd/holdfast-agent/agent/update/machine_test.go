@@ -75,7 +75,7 @@ func TestTries(t *testing.T) {
 // restored over again, also after a cut half way.
 func TestDatastore(t *testing.T) {
 	m := node(t, map[string]string{"/var/lib/etcd/member/wal/0.wal": "old", "/var/lib/etcd/member/snap/db": "old db"})
-	if err := m.copyDatastore(4); err != nil {
+	if err := m.copyDatastore(t.Context(), 4, stopped); err != nil {
 		t.Fatal(err)
 	}
 	wal := m.path("/var/lib/etcd/member/wal")
@@ -89,7 +89,7 @@ func TestDatastore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := m.restoreDatastore(4); err != nil {
+		if err := m.restoreDatastore(t.Context(), 4); err != nil {
 			t.Fatal(err)
 		}
 		b, err := os.ReadFile(filepath.Join(wal, "0.wal"))
@@ -97,7 +97,7 @@ func TestDatastore(t *testing.T) {
 			t.Errorf("restored %q (%v), %q", b, err, names(t, wal))
 		}
 	}
-	if err := m.restoreDatastore(5); err == nil {
+	if err := m.restoreDatastore(t.Context(), 5); err == nil {
 		t.Error("restored what was never copied")
 	}
 	if got := names(t, m.path("/var/lib")); !slices.Equal(got, []string{"etcd", "holdfast"}) {
@@ -111,7 +111,7 @@ func TestBesideTheDatastore(t *testing.T) {
 	const token, keys, late = "/var/lib/rancher/k3s/server/token", "/var/lib/rancher/k3s/server/cred/encryption-config.json", "/var/lib/rancher/k3s/server/cred/late.json"
 	m := node(t, map[string]string{"/var/lib/rancher/k3s/server/db/state.db": "old", token: "old token", keys: "old keys"})
 	m.Datastore, m.Beside = "/var/lib/rancher/k3s/server/db", []string{token, keys, late}
-	if err := m.copyDatastore(4); err != nil {
+	if err := m.copyDatastore(t.Context(), 4, stopped); err != nil {
 		t.Fatal(err)
 	}
 	for name, b := range map[string]string{m.Datastore + "/state.db": "new", m.Datastore + "/state.db-wal": "new", token: "new", late: "new"} {
@@ -123,7 +123,7 @@ func TestBesideTheDatastore(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := m.restoreDatastore(4); err != nil {
+		if err := m.restoreDatastore(t.Context(), 4); err != nil {
 			t.Fatal(err)
 		}
 		for name, want := range map[string]string{m.Datastore + "/state.db": "old", token: "old token", keys: "old keys", late: "new"} {
@@ -139,7 +139,7 @@ func TestBesideTheDatastore(t *testing.T) {
 	if err := os.Remove(m.path(token)); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.copyDatastore(4); err != nil {
+	if err := m.copyDatastore(t.Context(), 4, stopped); err != nil {
 		t.Fatal(err)
 	}
 	if got := names(t, m.path(DatastoreDir+"/4.beside")); len(got) != 2 {
@@ -151,10 +151,10 @@ func TestBesideTheDatastore(t *testing.T) {
 func TestNoDatastore(t *testing.T) {
 	m := node(t, nil)
 	m.Datastore = ""
-	if err := m.copyDatastore(4); err != nil {
+	if err := m.copyDatastore(t.Context(), 4, stopped); err != nil {
 		t.Fatal(err)
 	}
-	if err := m.restoreDatastore(4); err != nil {
+	if err := m.restoreDatastore(t.Context(), 4); err != nil {
 		t.Fatal(err)
 	}
 }

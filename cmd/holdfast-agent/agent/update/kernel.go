@@ -1,0 +1,69 @@
+package update
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"debug/pe"
+	"fmt"
+	"io"
+	"maps"
+
+	"holdfast.dev/holdfast/bundles"
+	"holdfast.dev/holdfast/bundles/install"
+	"holdfast.dev/holdfast/image/uki"
+)
+
+// SameKernel reports whether the kernel images of two releases differ in the
+// release's number alone, so that one booted as the other would.
+func SameKernel(x, y *bundles.Verified) (bool, error) {
+	a, err := sections(x)
+	if err != nil {
+		return false, err
+	}
+	b, err := sections(y)
+	if err != nil {
+		return false, err
+	}
+	return maps.Equal(a, b), nil
+}
+
+const cmdline = ".cmdline"
+
+// sections are the digests of the sections of a release's kernel image, with its
+// number taken out of the command line.
+func sections(v *bundles.Verified) (map[string][sha256.Size]byte, error) {
+	fail := func(err error) (map[string][sha256.Size]byte, error) {
+		return nil, fmt.Errorf("cannot compare the kernel image of release %d: %w", v.Facts().Release, err)
+	}
+	c, open, err := install.Raw(v, bundles.UKI)
+	if err != nil {
+		return fail(err)
+	}
+	r, err := open()
+	if err != nil {
+		return fail(err)
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, c.Size+1))
+	if err != nil {
+		return fail(err)
+	}
+	f, err := pe.NewFile(bytes.NewReader(b))
+	if err != nil {
+		return fail(err)
+	}
+	out := map[string][sha256.Size]byte{}
+	for _, s := range f.Sections {
+		data, err := s.Data()
+		if s.Name == cmdline {
+			if data, err = uki.ReadSection(b, cmdline); err == nil {
+				data = bytes.Replace(data, fmt.Appendf(nil, "holdfast.release=%d ", v.Facts().Release), nil, 1)
+			}
+		}
+		if err != nil {
+			return fail(err)
+		}
+		out[s.Name] = sha256.Sum256(data)
+	}
+	return out, nil
+}

@@ -1,0 +1,122 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"holdfast.dev/holdfast/bundles/install"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/expiry"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
+)
+
+const (
+	warningPoll = 5 * time.Minute
+	// When somebody is told. A disk that is full stops everything; below a tenth
+	// the kubelet begins to evict pods by itself.
+	fewFree     = 15      // percent of /var
+	leastFree   = 2 << 30 // bytes of it
+	certificate = 90 * 24 * time.Hour
+
+	// systemd-timesyncd makes it once a server has answered in this boot.
+	synchronized = "/run/systemd/timesync/synchronized"
+	// A server that is there answers within that time.
+	clockWithin = 10 * time.Minute
+)
+
+// seen is what warnings come from.
+type seen struct {
+	free, size int64                  // bytes of /var; size 0: not known
+	ends       map[string]time.Time   // certificates, by path
+	renewed    func(name string) bool // whether a boot makes that one anew; nil: none
+	clock      bool                   // a time server is named, and none has answered
+	noBackup   bool                   // overdue
+	backup     *status.Backup         // the last one
+	update     install.State
+	mode       install.Mode
+}
+
+// warningsOf is pure: what will stop the site unless somebody does something.
+func warningsOf(s seen, now time.Time) []string {
+	var out []string
+	warn := func(format string, a ...any) { out = append(out, fmt.Sprintf(format, a...)) }
+	if s.size > 0 && (s.free < leastFree || s.free*100/s.size < fewFree) {
+		warn("disk: /var has %d of %d GiB free", s.free>>30, s.size>>30)
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(s.ends), func(x, y string) int {
+		return cmp.Or(s.ends[x].Compare(s.ends[y]), cmp.Compare(x, y))
+	}) {
+		remedy := ""
+		if s.renewed != nil && s.renewed(name) {
+			remedy = "; a reboot renews it"
+		}
+		switch left := s.ends[name].Sub(now); {
+		case left <= 0:
+			warn("certificate: %s ended on %s%s", name, s.ends[name].UTC().Format(time.DateOnly), remedy)
+		case left < certificate:
+			warn("certificate: %s ends on %s%s", name, s.ends[name].UTC().Format(time.DateOnly), remedy)
+		}
+	}
+	if s.clock {
+		warn("clock: no time server has answered since the node started")
+	}
+	switch {
+	case s.noBackup && s.backup != nil:
+		warn("backup: the last one is of %s", s.backup.Time.UTC().Format(time.RFC3339))
+	case s.noBackup:
+		warn("backup: there is none")
+	}
+	if s.mode == install.Fallback {
+		warn("update: release %s is confirmed and does not boot", s.update.Confirmed)
+	} else if f := s.update.Failed; f.Release.Release != 0 && s.update.Step == install.Idle {
+		warn("update: release %s did not stay: %s", f.Release, f.Reason)
+	}
+	return out
+}
+
+// keepWarning looks, until ctx ends, for what nobody sees before it is too late.
+func (a *agent) keepWarning(ctx context.Context, u *updates, n node.Node) {
+	told := map[string]bool{}
+	for {
+		now := warningsOf(a.look(u, n), a.host.Now())
+		for _, w := range now {
+			if !told[w] {
+				a.Say("WARNING: %s", w)
+			}
+		}
+		told = map[string]bool{}
+		for _, w := range now {
+			told[w] = true
+		}
+		a.Update(func(s *status.Status) { s.Warnings = now })
+		if a.host.Sleep(ctx, warningPoll) != nil {
+			return
+		}
+	}
+}
+
+func (a *agent) look(u *updates, n node.Node) seen {
+	st := a.Get()
+	s := seen{noBackup: st.NoBackup, backup: st.Backup, mode: u.is()}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(a.host.path("/var"), &fs); err == nil {
+		s.free, s.size = int64(fs.Bavail)*fs.Bsize, int64(fs.Blocks)*fs.Bsize
+	}
+	if e, err := engineOf(u.running.config.Engine.Name); err == nil {
+		s.ends, s.renewed = expiry.Of(a.host.Root, e.certificates), e.renewed
+	}
+	if len(n.NTP) > 0 && a.host.uptime() > clockWithin {
+		s.clock = !a.isThere(synchronized)
+	}
+	var err error
+	if s.update, err = u.machine.State(u.ref); err != nil {
+		a.log.Error("warnings", "error", err)
+	}
+	return s
+}
