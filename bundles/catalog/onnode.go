@@ -12,6 +12,7 @@ type OnNode struct {
 	Authority *Authority `json:"authority,omitempty"` // that the site's certificates are trusted by
 	Registry  string     `json:"registry,omitempty"`  // its host, below DOMAIN; images may come from there
 	SignIn    *SignIn    `json:"signIn,omitempty"`    // to the API
+	Journal   bool       `json:"journal,omitempty"`   // it reads the node's journal, below /var/log/holdfast
 }
 
 // Authority is a certificate in a secret of the component.

@@ -162,6 +162,9 @@ func (a *agent) bringUpNode(ctx context.Context, u *updates) (node.Node, error) 
 	}
 	go a.watchOutside(ctx)
 	go a.keepWarning(ctx, u, n)
+	if c.Services.Journal {
+		go a.keepJournal(ctx, n)
+	}
 	if err := a.restore(ctx, u, n); err != nil {
 		return n, err
 	}

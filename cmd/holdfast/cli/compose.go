@@ -288,6 +288,7 @@ func onNode(s *node.Services, k catalog.Component) {
 	if k.Node.Registry != "" {
 		s.Registry = k.Node.Registry
 	}
+	s.Journal = s.Journal || k.Node.Journal
 	if i := k.Node.SignIn; i != nil {
 		s.SignIn = &node.SignIn{Issuer: i.Issuer, Audience: i.Audience}
 	}

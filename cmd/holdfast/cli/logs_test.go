@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/journal"
 )
 
 // TestLogs runs Loki and the collector from their images by their manifests: a
@@ -31,6 +34,11 @@ func TestLogs(t *testing.T) {
 	t.Logf("a line is found after %v", collector.finds(p, "hello"))
 	app.partial(t, "the first half and ", "the second")
 	collector.finds(p, "the first half and the second")
+
+	unit := journal.NewWriter(p.host("/var/log/holdfast"), nodeName)
+	_, err := unit.Write([]byte(`{"__CURSOR":"1","__REALTIME_TIMESTAMP":"` + strconv.FormatInt(time.Now().UnixMicro(), 10) + `","_SYSTEMD_UNIT":"kubelet.service","MESSAGE":"a unit says so"}`))
+	must(t, err)
+	collector.findsAs(p, `{namespace="JOURNAL", container="kubelet"}`, "a unit says so")
 
 	// Loki is away. What the collector read by then is on its disk, also when its
 	// file is gone and the collector is another one.
@@ -93,7 +101,12 @@ const lokiURL = "http://loki.loki.svc.cluster.local:3100"
 // "web-…", with no labels but those that tell so.
 func (r *running) finds(p *pods, line string) time.Duration {
 	r.t.Helper()
-	query := fmt.Sprintf(`{namespace="web", pod=~"web-[01]", container="app", node=%q} |= %q`, nodeName, line)
+	return r.findsAs(p, fmt.Sprintf(`{namespace="web", pod=~"web-[01]", container="app", node=%q}`, nodeName), line)
+}
+
+func (r *running) findsAs(p *pods, stream, line string) time.Duration {
+	r.t.Helper()
+	query := fmt.Sprintf("%s |= %q", stream, line)
 	said := ""
 	defer func() {
 		if r.t.Failed() {

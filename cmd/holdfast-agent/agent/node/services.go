@@ -11,6 +11,7 @@ type Services struct {
 	Authority *Authority `json:"authority,omitempty"` // of the others' certificates
 	Registry  string     `json:"registry,omitempty"`  // host of the site's registry
 	SignIn    *SignIn    `json:"signIn,omitempty"`
+	Journal   bool       `json:"journal,omitempty"` // somebody reads the node's journal
 }
 
 // Authority is a certificate in a secret of the node.
