@@ -26,6 +26,7 @@ func TestLogs(t *testing.T) {
 	outside := p.wayOut(t)
 	app := p.podLog(t, "web", "web-0", "app")
 	app.write(t, "before anybody listened")
+	must(t, os.MkdirAll(p.host("/var/log/holdfast"), 0o750))
 
 	loki := p.loki(t)
 	collector := p.start("DaemonSet", "collector", "collector")
