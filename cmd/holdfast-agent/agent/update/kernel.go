@@ -27,10 +27,11 @@ func SameKernel(x, y *bundles.Verified) (bool, error) {
 	return maps.Equal(a, b), nil
 }
 
-const cmdline = ".cmdline"
+// numbered are the sections that have the release's number, and how.
+var numbered = map[string]string{".cmdline": "holdfast.release=%d ", ".osrel": "IMAGE_VERSION=%d\n"}
 
-// sections are the digests of the sections of a release's kernel image, with its
-// number taken out of the command line.
+// sections are the digests of the sections of a release's kernel image, without
+// its number.
 func sections(v *bundles.Verified) (map[string][sha256.Size]byte, error) {
 	fail := func(err error) (map[string][sha256.Size]byte, error) {
 		return nil, fmt.Errorf("cannot compare the kernel image of release %d: %w", v.Facts().Release, err)
@@ -55,9 +56,9 @@ func sections(v *bundles.Verified) (map[string][sha256.Size]byte, error) {
 	out := map[string][sha256.Size]byte{}
 	for _, s := range f.Sections {
 		data, err := s.Data()
-		if s.Name == cmdline {
-			if data, err = uki.ReadSection(b, cmdline); err == nil {
-				data = bytes.Replace(data, fmt.Appendf(nil, "holdfast.release=%d ", v.Facts().Release), nil, 1)
+		if form, ok := numbered[s.Name]; ok {
+			if data, err = uki.ReadSection(b, s.Name); err == nil {
+				data = bytes.Replace(data, fmt.Appendf(nil, form, v.Facts().Release), nil, 1)
 			}
 		}
 		if err != nil {
