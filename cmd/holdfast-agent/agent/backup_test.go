@@ -287,12 +287,18 @@ func TestBackupServer(t *testing.T) {
 	if !strings.Contains(b.said(), "must let in this key:\nholdfast: "+nodeLine) {
 		t.Errorf("said:\n%s", b.said())
 	}
+	// Where none is named, nothing is guessed.
+	b.backups = nil
+	b.seed(k, mac)
+	if exit, out := backUp(); exit != 1 || !strings.Contains(out, "the release names no server") {
+		t.Errorf("exit code %d, %q", exit, out)
+	}
 	// A server in its place gets nothing.
 	_, other, err := sftp.Key(filepath.Join(t.TempDir(), "key"), "", rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.backups["hostKeys"] = []string{other}
+	b.backups = map[string]any{"to": to, "hostKeys": []string{other}}
 	b.seed(k, mac)
 	if exit, out := backUp(); exit != 1 || !strings.Contains(out, "which the release does not name") || !strings.Contains(out, to) {
 		t.Errorf("exit code %d, %q", exit, out)

@@ -122,6 +122,9 @@ const backupKeyFile = "/var/lib/holdfast/backup-key/key"
 // onServer connects to the server that the release names for backups.
 func (a *agent) onServer(c node.Config) at {
 	return func(ctx context.Context, f func(place) error) error {
+		if c.Backups.To == "" {
+			return errors.New("cannot make a backup: the release names no server for it\nhint: name one in site.yaml, as backups.to, or use a stick")
+		}
 		key, _, err := sftp.Key(a.host.path(backupKeyFile), a.keyComment(c), a.host.Random)
 		if err != nil {
 			return err
