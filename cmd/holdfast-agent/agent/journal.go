@@ -32,8 +32,8 @@ func (a *agent) keepJournal(ctx context.Context, n node.Node) {
 	}
 }
 
-// followJournal goes on where it was left. After a power cut some lines come
-// again; none is lost.
+// followJournal goes on where it was left. Its files are not synced: a power cut
+// may cost the last lines, or bring some of them again.
 func (a *agent) followJournal(ctx context.Context, w *journal.Writer) error {
 	from := "--boot"
 	if b, err := os.ReadFile(a.host.path(journalCursor)); err == nil {
