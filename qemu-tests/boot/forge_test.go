@@ -23,9 +23,9 @@ import (
 type forgery struct {
 	facts   bundles.Facts
 	cmdline string
-	linux   []byte         // the kernel
-	node    map[string]any // node.json
-	keys    string         // the directory whose keys sign it
+	node    map[string]any     // node.json
+	keys    string             // the directory whose keys sign it
+	spoil   func(image []byte) // changes the kernel image, before it is signed
 }
 
 // forge makes another release out of a built site's, changed, and returns its
@@ -45,8 +45,8 @@ func forge(t *testing.T, site, name string, number uint64, change func(*forgery)
 	f := forgery{
 		facts:   v.Facts(),
 		cmdline: strings.Replace(strings.TrimRight(string(part(".cmdline")), "\x00\n"), releaseArg(old), releaseArg(number), 1),
-		linux:   part(".linux"),
 		keys:    site,
+		spoil:   func([]byte) {},
 	}
 	f.facts.Release = number
 	must(t, json.Unmarshal(blobOf(t, v, bundles.PartSite, bundles.NodeJSON), &f.node))
@@ -57,8 +57,9 @@ func forge(t *testing.T, site, name string, number uint64, change func(*forgery)
 	stub, err := s.ReadFile(r.OS.Stub, 1<<20)
 	must(t, err)
 	osrel := regexp.MustCompile(`(?m)^IMAGE_VERSION=.*$`).ReplaceAllString(string(part(".osrel")), fmt.Sprint("IMAGE_VERSION=", number))
-	image, err := uki.Assemble(stub, uki.Sections(osrel, f.cmdline, string(part(".uname")), f.linux, part(".initrd")))
+	image, err := uki.Assemble(stub, uki.Sections(osrel, f.cmdline, string(part(".uname")), part(".linux"), part(".initrd")))
 	must(t, err)
+	f.spoil(image)
 	cert, err := signing.LoadCertificate(filepath.Join(f.keys, "trust", "db.crt"))
 	must(t, err)
 	db, err := signing.LoadPrivateKey(filepath.Join(f.keys, "keys", "db.key"))

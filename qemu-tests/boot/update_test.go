@@ -1,7 +1,7 @@
 package boot_test
 
 import (
-	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -91,10 +91,10 @@ func (p printed) name() string {
 }
 
 // badUpdate applies a bundle that must end on the release before.
-func (u *updating) badUpdate(t *testing.T, bundle string, number uint64, reason string) {
+func (u *updating) badUpdate(t *testing.T, bundle string, number uint64, reason string, flags ...string) {
 	t.Helper()
 	before, start, said := u.audit(t), time.Now(), len(console(t, u.vm))
-	p, code := u.apply(t, "--wait", bundle)
+	p, code := u.apply(t, append(flags, "--wait", bundle)...)
 	if code != 1 || !strings.Contains(p.both, fmt.Sprintf("the update to release %d failed, release %d runs", number, u.running)) {
 		t.Fatalf("the update ended with code %d:\n%s\nconsole:\n%s", code, p.both, lastOf(console(t, u.vm)))
 	}
@@ -182,10 +182,17 @@ func panics(f *forgery) {
 	f.cmdline = strings.Replace(f.cmdline, "panic=20", "panic=1", 1) + " rdinit=/none"
 }
 
-// noKernel has bytes for a kernel that the boot stub refuses, and returns to
-// the loader. Half a kernel would not do: it crashes the firmware itself, and
-// what then helps is only the power button.
-func noKernel(f *forgery) { f.linux = bytes.Repeat([]byte("no kernel\n"), 10_000) }
+// noKernel is signed, and its header says that it is no program for firmware,
+// which refuses to load it. One of another processor the loader would pass over.
+// One that the boot stub refuses would not do: firmware crashes when the stub
+// returns to the loader, and what then helps is only the power button.
+func noKernel(f *forgery) {
+	f.spoil = func(image []byte) {
+		const subsystem, console = 4 + 20 + 68, 3 // in the PE header, from its signature on
+		header := binary.LittleEndian.Uint32(image[60:])
+		binary.LittleEndian.PutUint16(image[header+subsystem:], console)
+	}
+}
 
 // hangs has an init that freezes once it runs: the watchdog's timer is all
 // that goes on.
@@ -206,7 +213,7 @@ func TestUpdate(t *testing.T) {
 	})
 	if os.Getenv("HOLDFAST_LONG") != "" {
 		t.Run("Panics", func(t *testing.T) { u.badUpdate(t, forge(t, site, "panics", 3, panics), 3, neverRan) })
-		t.Run("NoKernel", func(t *testing.T) { u.badUpdate(t, forge(t, site, "nokernel", 4, noKernel), 4, neverRan) })
+		t.Run("NoKernel", func(t *testing.T) { u.badUpdate(t, forge(t, site, "nokernel", 4, noKernel), 4, neverRan, "--reboot") })
 		t.Run("Hangs", func(t *testing.T) { u.badUpdate(t, forge(t, site, "hangs", 5, hangs), 5, neverRan) })
 	}
 	t.Run("DryRun", func(t *testing.T) {
