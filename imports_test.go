@@ -77,6 +77,7 @@ func TestOnlyOriginsDial(t *testing.T) {
 	// What is allowed beside, and why.
 	allowed := map[string]string{
 		"airgap/serve net/http":                                                        "a handler; that it has no client is seen below",
+		"cmd/holdfast-agent/agent/monitor net/http":                                    "answers the site's monitoring",
 		"cmd/holdfast-agent/agent net/http":                                            "the server around that handler",
 		"cmd/holdfast-agent/agent net.DialUnix":                                        "tells systemd that it is ready, on a socket of this machine",
 		"cmd/holdfast-agent/agent/apply client-go":                                     "the API server of its own node or site",

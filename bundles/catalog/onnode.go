@@ -13,10 +13,18 @@ type OnNode struct {
 	Registry  string     `json:"registry,omitempty"`  // its host, below DOMAIN; images may come from there
 	SignIn    *SignIn    `json:"signIn,omitempty"`    // to the API
 	Journal   bool       `json:"journal,omitempty"`   // it reads the node's journal, below /var/log/holdfast
+
+	Monitoring *Monitoring `json:"monitoring,omitempty"` // it watches the node
 }
 
 // Authority is a certificate in a secret of the component.
 type Authority struct {
+	Secret string `json:"secret"`
+	Key    string `json:"key"`
+}
+
+// Monitoring is a token in a secret of the component.
+type Monitoring struct {
 	Secret string `json:"secret"`
 	Key    string `json:"key"`
 }
@@ -43,6 +51,11 @@ func checkOnNode(c Component, all []Component, fault func(string, ...any)) {
 		if i < 0 || !slices.ContainsFunc(c.Secrets[i].Pairs, func(p Pair) bool { return p.Certificate == a.Key && p.Authority }) {
 			fault("node: the authority %s of %s is no certificate of an authority in a secret of its own", a.Key, a.Secret)
 		}
+	}
+	if m := c.Node.Monitoring; m != nil && !slices.ContainsFunc(c.Secrets, func(s Secret) bool {
+		return s.Name == m.Secret && s.Namespace == c.Namespace && s.Generate[m.Key] > 0
+	}) {
+		fault("node: the token %s of %s is in no secret of its own", m.Key, m.Secret)
 	}
 	below := func(host string) bool { return strings.HasSuffix(host, ".DOMAIN") }
 	if r := c.Node.Registry; r != "" && !below(r) {

@@ -20,6 +20,7 @@ type Status struct {
 	Faults     []string    `json:"faults"`             // what keeps the node from being healthy
 	Warnings   []string    `json:"warnings,omitempty"` // what will stop the site unless somebody does something
 	Timings    []Timing    `json:"timings"`
+	Alerts     []Alert     `json:"alerts,omitempty"`
 	Outside    Outside     `json:"outside,omitzero"`
 
 	raw   json.RawMessage
@@ -33,7 +34,7 @@ type Field struct{ Name, Text string }
 var known = map[string]bool{
 	"phase": true, "node": true, "release": true, "engine": true,
 	"components": true, "since": true, "faults": true, "timings": true,
-	"outside": true, "warnings": true,
+	"outside": true, "warnings": true, "alerts": true,
 }
 
 // UnmarshalJSON keeps what it does not know.
@@ -148,6 +149,14 @@ type Component struct {
 	Name    string `json:"name"`
 	Healthy bool   `json:"healthy"`
 	Reason  string `json:"reason,omitempty"` // why it is not healthy
+}
+
+// Alert is one that the site's monitoring raised.
+type Alert struct {
+	Name     string    `json:"name"`
+	Summary  string    `json:"summary"`
+	Severity string    `json:"severity,omitempty"`
+	Since    time.Time `json:"since"`
 }
 
 // Outside is what of the node reached beyond the site since it started.

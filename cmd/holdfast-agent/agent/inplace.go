@@ -110,7 +110,7 @@ func (a *agent) whyReboot(u *updates, to *bundles.Verified) (string, error) {
 // readAtStart says what differs between two releases' configurations, for node
 // n, that machine or engine read only when they start; "" if nothing does.
 func readAtStart(from, to node.Config, n node.Node) (string, error) {
-	from.Services.Journal = to.Services.Journal // the agent's own
+	from.Services.Journal, from.Services.Monitoring = to.Services.Journal, to.Services.Monitoring // the agent's own
 	switch {
 	case from.Domain != to.Domain || !reflect.DeepEqual(from.Nodes, to.Nodes):
 		return "the site's nodes or its domain change", nil

@@ -165,6 +165,9 @@ func (a *agent) bringUpNode(ctx context.Context, u *updates) (node.Node, error) 
 	if c.Services.Journal {
 		go a.keepJournal(ctx, n)
 	}
+	if c.Services.Monitoring != nil {
+		go a.monitored(ctx, u, n)
+	}
 	if err := a.restore(ctx, u, n); err != nil {
 		return n, err
 	}

@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"holdfast": func() { os.Exit(cli.Run(context.Background(), cli.System(), os.Args[1:])) },
 		"front":    front,
+		"watched":  watched,
 	})
 }
 

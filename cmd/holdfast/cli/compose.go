@@ -289,6 +289,9 @@ func onNode(s *node.Services, k catalog.Component) {
 		s.Registry = k.Node.Registry
 	}
 	s.Journal = s.Journal || k.Node.Journal
+	if m := k.Node.Monitoring; m != nil {
+		s.Monitoring = &node.Monitoring{Namespace: k.Namespace, Name: m.Secret, Key: m.Key}
+	}
 	if i := k.Node.SignIn; i != nil {
 		s.SignIn = &node.SignIn{Issuer: i.Issuer, Audience: i.Audience}
 	}

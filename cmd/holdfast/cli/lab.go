@@ -169,6 +169,9 @@ func (a *app) showStatus(s lab.Status, vm *lab.VM) error {
 	for _, w := range s.Warnings {
 		a.printf("warning: %s\n", w)
 	}
+	for _, x := range s.Alerts {
+		a.printf("alert: %s: %s\n", x.Name, x.Summary)
+	}
 	for _, t := range s.Outside.Tries {
 		a.printf("reached outside: %s: %s to %s (%d packets)\n", t.Who, t.Proto, t.To, t.Packets)
 	}

@@ -84,7 +84,7 @@ type secretVolume struct {
 const nodeName = "node-1"
 
 // hosts is what the cluster's names lead to here.
-const hosts = "127.0.0.1 localhost postgresql.postgresql.svc.cluster.local keycloak.keycloak.svc.cluster.local registry.registry.svc.cluster.local minio.minio.svc.cluster.local loki.loki.svc.cluster.local id.source.example registry.source.example\n"
+const hosts = "127.0.0.1 localhost postgresql.postgresql.svc.cluster.local keycloak.keycloak.svc.cluster.local registry.registry.svc.cluster.local minio.minio.svc.cluster.local loki.loki.svc.cluster.local alertmanager.monitoring.svc.cluster.local cert-manager.certificates.svc.cluster.local id.source.example registry.source.example\n"
 
 // runsPods skips a test that runs images, where that is not wanted or cannot be.
 func runsPods(t *testing.T, tools ...string) {

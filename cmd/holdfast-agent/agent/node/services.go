@@ -12,10 +12,19 @@ type Services struct {
 	Registry  string     `json:"registry,omitempty"`  // host of the site's registry
 	SignIn    *SignIn    `json:"signIn,omitempty"`
 	Journal   bool       `json:"journal,omitempty"` // somebody reads the node's journal
+
+	Monitoring *Monitoring `json:"monitoring,omitempty"` // somebody watches the node
 }
 
 // Authority is a certificate in a secret of the node.
 type Authority struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Key       string `json:"key"`
+}
+
+// Monitoring is the token, in a secret of the node, by which it is known who asks.
+type Monitoring struct {
 	Namespace string `json:"namespace"`
 	Name      string `json:"name"`
 	Key       string `json:"key"`
@@ -32,6 +41,9 @@ func (s Services) check() []error {
 	var errs []error
 	if a := s.Authority; a != nil && (!label.MatchString(a.Name) || !label.MatchString(a.Namespace)) {
 		errs = append(errs, fmt.Errorf("cannot use node.json: authority %q in %q", a.Name, a.Namespace))
+	}
+	if m := s.Monitoring; m != nil && (!label.MatchString(m.Name) || !label.MatchString(m.Namespace)) {
+		errs = append(errs, fmt.Errorf("cannot use node.json: monitoring with %q in %q", m.Name, m.Namespace))
 	}
 	if s.Registry != "" && !label.MatchString(s.Registry) {
 		errs = append(errs, fmt.Errorf("cannot use node.json: registry %q", s.Registry))

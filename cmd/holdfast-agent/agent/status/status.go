@@ -28,6 +28,7 @@ type Status struct {
 	Since      time.Time   `json:"since"`              // when the phase began
 	Faults     []string    `json:"faults"`             // what keeps the node from being healthy
 	Warnings   []string    `json:"warnings,omitempty"` // what will stop the site unless somebody does something
+	Alerts     []Alert     `json:"alerts,omitempty"`   // of the site's monitoring
 	Timings    []Timing    `json:"timings"`
 	Update     UpdateState `json:"update"`
 	Backup     *Backup     `json:"backup,omitempty"`        // the last one that was made
@@ -35,6 +36,14 @@ type Status struct {
 	// BackupServer is where backups go that the node makes by itself; nil: onto a stick.
 	BackupServer *BackupServer `json:"backupServer,omitempty"`
 	Outside      Outside       `json:"outside,omitzero"`
+}
+
+// Alert is one that the site's monitoring raised.
+type Alert struct {
+	Name     string    `json:"name"`
+	Summary  string    `json:"summary"`
+	Severity string    `json:"severity,omitempty"`
+	Since    time.Time `json:"since"`
 }
 
 // BackupServer is a directory on a server, and the key that it must let in.
@@ -167,7 +176,7 @@ func (r *Reporter) Get() Status {
 func (r *Reporter) copy() Status {
 	s := r.s
 	s.Components, s.Faults, s.Timings = slices.Clone(s.Components), slices.Clone(s.Faults), slices.Clone(s.Timings)
-	s.Warnings = slices.Clone(s.Warnings)
+	s.Warnings, s.Alerts = slices.Clone(s.Warnings), slices.Clone(s.Alerts)
 	return s
 }
 
@@ -256,6 +265,9 @@ func Text(s Status) string {
 	}
 	for _, w := range s.Warnings {
 		fmt.Fprintf(&b, "warning: %s\n", w)
+	}
+	for _, x := range s.Alerts {
+		fmt.Fprintf(&b, "alert since %s: %s: %s\n", x.Since.UTC().Format(time.RFC3339), x.Name, x.Summary)
 	}
 	if k := s.BackupServer; k != nil {
 		fmt.Fprintf(&b, "backups go to %s, which must let in this key: %s\n", k.URL, k.Key)
