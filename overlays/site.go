@@ -25,6 +25,8 @@ type Site struct {
 	OS OS `json:"os,omitzero"`
 	// Kubernetes distribution and its version.
 	Kubernetes Kubernetes `json:"kubernetes"`
+	// How much of a machine the platform takes: small for two processors and 8 GiB, large for eight and 32.
+	Size string `json:"size,omitempty" jsonschema:"enum=small,enum=large,default=small"`
 	// Systems of the platform, from the catalog.
 	Components []Component `json:"components,omitempty" jsonschema:"maxItems=100"`
 	// Container images of others that the release carries, for the site's own manifests.
@@ -275,6 +277,7 @@ func (s Site) withDefaults() Site {
 	def(&s.OS.Suite, "trixie")
 	def(&s.OS.Kernel, "generic")
 	def(&s.Kubernetes.Engine, "k3s")
+	def(&s.Size, "small")
 	if s.Updates.HealthyWithin == 0 {
 		s.Updates.HealthyWithin = 20
 	}

@@ -40,6 +40,7 @@ type Component struct {
 	Manifests []File            `json:"-"` // manifests/*.yaml as written, by name
 	Hooks     map[string]File   `json:"-"` // hooks/*, by name
 	Files     map[string][]byte `json:"-"` // files/*, by name
+	Sizes     map[string]File   `json:"-"` // sizes/*.yaml, by size: what of its manifests is otherwise
 
 	hooks []File // of others, for this one; see Wire
 }

@@ -72,10 +72,14 @@ func loadComponent(fsys fs.FS, name string) (Component, error) {
 	manifests, err := folder(fsys, name, "manifests/*.yaml")
 	hooks, herr := folder(fsys, name, "hooks/*.yaml")
 	data, derr := folder(fsys, name, "files/*")
-	if err := errors.Join(err, herr, derr); err != nil {
+	sizes, serr := folder(fsys, name, "sizes/*.yaml")
+	if err := errors.Join(err, herr, derr, serr); err != nil {
 		return c, fmt.Errorf("cannot load component %s: %w", name, err)
 	}
-	c.Manifests, c.Hooks, c.Files = manifests, map[string]File{}, map[string][]byte{}
+	c.Manifests, c.Hooks, c.Files, c.Sizes = manifests, map[string]File{}, map[string][]byte{}, map[string]File{}
+	for _, f := range sizes {
+		c.Sizes[strings.TrimSuffix(path.Base(f.Name), ".yaml")] = f
+	}
 	for _, f := range hooks {
 		c.Hooks[path.Base(f.Name)] = f
 	}
@@ -123,6 +127,14 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 		}
 		if c.Description == "" {
 			fault("it has no description")
+		}
+		for size, f := range c.Sizes {
+			if _, err := patched(c.Manifests, f); err != nil {
+				fault("%w", err)
+			}
+			if !slices.Contains(Sizes(), size) {
+				fault("%s is of no size: there are %s", f.Name, strings.Join(Sizes(), ", "))
+			}
 		}
 		for _, n := range c.Needs {
 			if !names[n] {

@@ -95,6 +95,9 @@ func (a *app) load() (inputs, error) {
 	if err := oneIngress(in.site.Kubernetes, in.components); err != nil {
 		return in, err
 	}
+	if in.components, err = catalog.Sized(in.components, in.site.Size); err != nil {
+		return in, err
+	}
 	if in.components, err = catalog.Wire(in.words().Of(in.components)); err != nil {
 		return in, err
 	}
