@@ -24,6 +24,7 @@ type Component struct {
 	Needs        []string      `json:"needs,omitempty"`     // components that must be ready before it is applied
 	After        []string      `json:"after,omitempty"`     // components that must be applied before it; its pods wait for them
 	Uses         []Use         `json:"uses,omitempty"`      // what others offer; it needs them too
+	With         []With        `json:"with,omitempty"`      // where the site has another one too
 	Offers       []Offer       `json:"offers,omitempty"`
 	Rollback     string        `json:"rollback,omitempty"` // Stays or Restore; of components with volumes
 	Images       []Image       `json:"images,omitempty"`
@@ -42,7 +43,10 @@ type Component struct {
 	Files     map[string][]byte `json:"-"` // files/*, by name
 	Sizes     map[string]File   `json:"-"` // sizes/*.yaml, by size: what of its manifests is otherwise
 
+	Withs map[string][]File `json:"-"` // with/COMPONENT/*.yaml, by component
+
 	hooks []File // of others, for this one; see Wire
+	late  []File // of its own, for others that do not wait for them
 }
 
 // Image is a container image: how it is made, and whose it is otherwise.
@@ -174,6 +178,8 @@ type Use struct {
 	Component string `json:"component"`
 	Offer     string `json:"offer"`
 	Secret    string `json:"secret"` // its name in the namespace of the one that uses it
+
+	late bool // not waited for
 }
 
 // Secret is made once on the node: for each key of Generate, that many random

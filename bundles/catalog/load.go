@@ -73,10 +73,16 @@ func loadComponent(fsys fs.FS, name string) (Component, error) {
 	hooks, herr := folder(fsys, name, "hooks/*.yaml")
 	data, derr := folder(fsys, name, "files/*")
 	sizes, serr := folder(fsys, name, "sizes/*.yaml")
-	if err := errors.Join(err, herr, derr, serr); err != nil {
+	withs, werr := folder(fsys, name, "with/*/*.yaml")
+	if err := errors.Join(err, herr, derr, serr, werr); err != nil {
 		return c, fmt.Errorf("cannot load component %s: %w", name, err)
 	}
 	c.Manifests, c.Hooks, c.Files, c.Sizes = manifests, map[string]File{}, map[string][]byte{}, map[string]File{}
+	c.Withs = map[string][]File{}
+	for _, f := range withs {
+		other := path.Base(path.Dir(f.Name))
+		c.Withs[other] = append(c.Withs[other], f)
+	}
 	for _, f := range sizes {
 		c.Sizes[strings.TrimSuffix(path.Base(f.Name), ".yaml")] = f
 	}
@@ -176,8 +182,9 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 				}
 			}
 		}
-		checkShape(c, all, fault)
 		checkOnNode(c, all, fault)
+		c = checkWith(c, all, fault)
+		checkShape(c, all, fault)
 		for _, r := range c.Ready {
 			if !slices.Contains([]string{"Deployment", "DaemonSet", "StatefulSet", "Job"}, r.Kind) || r.Name == "" || r.Namespace == "" {
 				fault("cannot wait for %s %s/%s", r.Kind, r.Namespace, r.Name)

@@ -3,14 +3,15 @@ package catalog
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
 
 // Order returns the named components and all that they need, each after what
-// it needs. Where that leaves a choice, the one that stands on most comes first,
-// as it takes longest, and then the name decides. What is provided, by the
-// engine, is left out.
+// it needs, and with what it has with others of them. Where that leaves a choice,
+// the one that stands on most comes first, as it takes longest, and then the name
+// decides. What is provided, by the engine, is left out.
 func Order(names []string, provided ...string) ([]Component, error) {
 	all, err := Load()
 	if err != nil {
@@ -20,19 +21,23 @@ func Order(names []string, provided ...string) ([]Component, error) {
 }
 
 func order(all []Component, names []string, provided ...string) ([]Component, error) {
-	byName := map[string]Component{}
-	var known []string
-	for _, c := range all {
-		byName[c.Name] = c
-		known = append(known, c.Name)
-	}
+	named := byName(all)
+	known := slices.Sorted(maps.Keys(named))
 	var out []Component
 	var errs []error
+	there := map[string]bool{}
+	for _, n := range names {
+		gather(n, named, there)
+	}
+	for _, n := range provided {
+		there[n] = false
+	}
+	errs = append(errs, together(named, there))
 	const visiting, done = 1, 2
 	state := map[string]int{}
 	var visit func(name string, way []string)
 	visit = func(name string, way []string) {
-		c, ok := byName[name]
+		c, ok := named[name]
 		switch {
 		case slices.Contains(provided, name):
 			return
@@ -51,13 +56,13 @@ func order(all []Component, names []string, provided ...string) ([]Component, er
 			return
 		}
 		state[name] = visiting
-		for _, n := range byWeight(slices.Concat(c.AllNeeds(), c.After), byName) {
+		for _, n := range byWeight(slices.Concat(c.AllNeeds(), c.After), named) {
 			visit(n, append(slices.Clone(way), name))
 		}
 		state[name] = done
 		out = append(out, c)
 	}
-	for _, n := range byWeight(names, byName) {
+	for _, n := range byWeight(names, named) {
 		visit(n, nil)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -89,4 +94,12 @@ func gather(name string, all map[string]Component, to map[string]bool) {
 	for _, n := range slices.Concat(all[name].AllNeeds(), all[name].After) {
 		gather(n, all, to)
 	}
+}
+
+func byName(all []Component) map[string]Component {
+	m := map[string]Component{}
+	for _, c := range all {
+		m[c.Name] = c
+	}
+	return m
 }

@@ -1,15 +1,12 @@
 package catalog
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
 	"sigs.k8s.io/kustomize/kyaml/yaml"
-	"sigs.k8s.io/kustomize/kyaml/yaml/merge2"
 )
 
 // Small is the size of the manifests as they stand: for two processors and 8 GiB.
@@ -41,65 +38,13 @@ func Sized(all []Component, size string) ([]Component, error) {
 // becomes of data, or of what may be done, hangs on the size.
 var sizable = []string{"name", "resources", "env", "args"}
 
-// patched merges objects into those of the same kind and name: maps by key,
-// containers and their environment by name, other lists as a whole.
+// patched merges the objects of a size into those of the same kind and name.
 func patched(files []File, patch File) ([]File, error) {
-	var errs []error
-	out := slices.Clone(files)
-	for _, doc := range documents(patch.Data) {
-		p, err := yaml.Parse(string(doc))
-		if err == nil {
-			err = checkSize(p)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", patch.Name, err))
-			continue
-		}
-		found := false
-		for i, f := range out {
-			docs := documents(f.Data)
-			for j, d := range docs {
-				o, err := yaml.Parse(string(d))
-				if err != nil {
-					errs = append(errs, fmt.Errorf("%s: %w", f.Name, err))
-					continue
-				}
-				if identity(o) != identity(p) {
-					continue
-				}
-				found = true
-				merged, err := merge2.Merge(p.Copy(), o, yaml.MergeOptions{})
-				if err == nil {
-					var s string
-					s, err = merged.String()
-					docs[j] = []byte(s)
-				}
-				if err != nil {
-					errs = append(errs, fmt.Errorf("%s: %w", patch.Name, err))
-				}
-			}
-			out[i].Data = bytes.Join(docs, []byte("---\n"))
-		}
-		if !found {
-			errs = append(errs, fmt.Errorf("%s: there is no %s", patch.Name, identity(p)))
-		}
+	out, added, err := merged(files, patch, checkSize)
+	for _, o := range added {
+		err = errors.Join(err, fmt.Errorf("%s: there is no %s", patch.Name, identity(o)))
 	}
-	return out, errors.Join(errs...)
-}
-
-// documents are those of a file; each ends with a line feed.
-func documents(b []byte) [][]byte {
-	var out [][]byte
-	for _, d := range bytes.Split(append([]byte("\n"), b...), []byte("\n---\n")) {
-		if d = bytes.Trim(d, "\n"); len(d) > 0 {
-			out = append(out, append(bytes.Clone(d), '\n'))
-		}
-	}
-	return out
-}
-
-func identity(o *yaml.RNode) string {
-	return strings.TrimSpace(o.GetApiVersion() + " " + o.GetKind() + " " + path.Join(o.GetNamespace(), o.GetName()))
+	return out, err
 }
 
 // checkSize refuses what is none of a size's business.

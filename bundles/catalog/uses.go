@@ -20,11 +20,11 @@ const client = "CLIENT"
 var clientWord = regexp.MustCompile(`\b` + client + `\b`)
 
 // AllNeeds are the components that must be ready before c is applied: those
-// that it names and those whose offers it uses.
+// that it names and those whose offers it uses and waits for.
 func (c Component) AllNeeds() []string {
 	out := slices.Clone(c.Needs)
 	for _, u := range c.Uses {
-		if !slices.Contains(out, u.Component) {
+		if !u.late && !slices.Contains(out, u.Component) {
 			out = append(out, u.Component)
 		}
 	}
@@ -45,9 +45,14 @@ func Wire(all []Component) ([]Component, error) {
 				errs = append(errs, fmt.Errorf("cannot wire component %s: nothing offers it %s of %s", c.Name, u.Offer, u.Component))
 				continue
 			}
-			wired, err := wire(out[i], p, o, u)
-			errs = append(errs, err)
-			out[i] = wired
+			var hook []File
+			out[i], hook = wire(out[i], p, o, u)
+			if u.late {
+				j := slices.IndexFunc(out, func(c Component) bool { return c.Name == p.Name })
+				out[j].late = slices.Concat(out[j].late, hook)
+			} else {
+				out[i].hooks = slices.Concat(out[i].hooks, hook)
+			}
 		}
 	}
 	return out, errors.Join(errs...)
@@ -64,7 +69,9 @@ func find(all []Component, u Use) (Component, Offer, bool) {
 	return Component{}, Offer{}, false
 }
 
-func wire(c, p Component, o Offer, u Use) (Component, error) {
+// wire gives c the secrets of an offer of p; hook is the Job that p runs for it,
+// if there is one.
+func wire(c, p Component, o Offer, u Use) (wired Component, hook []File) {
 	c.Secrets = slices.Clone(c.Secrets)
 	if o.Share != nil {
 		c.Secrets = append(c.Secrets, Secret{Name: u.Secret, Namespace: c.Namespace, From: &From{Name: o.Share.Secret, Namespace: p.Namespace, Keys: o.Share.Keys}})
@@ -77,21 +84,21 @@ func wire(c, p Component, o Offer, u Use) (Component, error) {
 	if o.Hook == "" {
 		return c, nil
 	}
-	hook := p.Hooks[o.Hook]
-	hook.Data = clientWord.ReplaceAll(hook.Data, []byte(c.Name))
-	c.hooks = append(slices.Clone(c.hooks), hook)
-	return c, nil
+	h := p.Hooks[o.Hook]
+	h.Data = clientWord.ReplaceAll(h.Data, []byte(c.Name))
+	return c, []File{h}
 }
 
-// ReadHooks returns the Jobs that run for c before its workloads, as Read does.
+// ReadHooks returns the Jobs that are among the manifests of c for what is used
+// of it or by it, as Read does.
 func ReadHooks(c Component) ([]Object, error) {
-	return Read(Component{Name: c.Name, Manifests: c.hooks})
+	return Read(Component{Name: c.Name, Manifests: slices.Concat(c.hooks, c.late)})
 }
 
-// renderHooks pins the Jobs of ReadHooks. What a Job does is in its name, as a
-// Job cannot be changed: another release's is another.
-func renderHooks(c Component, digests map[string]store.Digest) ([]object, error) {
-	read, err := ReadHooks(c)
+// renderHooks pins Jobs. What a Job does is in its name, as a Job cannot be
+// changed: another release's is another.
+func renderHooks(c Component, hooks []File, digests map[string]store.Digest) ([]object, error) {
+	read, err := Read(Component{Name: c.Name, Manifests: hooks})
 	errs := []error{err}
 	var out []object
 	for _, o := range read {
@@ -118,7 +125,7 @@ func renderHooks(c Component, digests map[string]store.Digest) ([]object, error)
 // First are the Jobs that must have ended before the workloads of c are
 // applied, as Render names them.
 func First(c Component, digests map[string]store.Digest) ([]Ready, error) {
-	objects, err := renderHooks(c, digests)
+	objects, err := renderHooks(c, c.hooks, digests)
 	if err != nil {
 		return nil, err
 	}
@@ -151,9 +158,7 @@ func checkShape(c Component, all []Component, fault func(string, ...any)) {
 		if h, ok := c.Hooks[o.Hook]; o.Hook != "" && !ok {
 			fault("offer %s: there is no hooks/%s", o.Name, o.Hook)
 		} else if ok {
-			sample := c
-			sample.hooks = []File{h}
-			objects, err := renderHooks(sample, placeholders(all))
+			objects, err := renderHooks(c, []File{h}, placeholders(all))
 			if err != nil {
 				fault("offer %s: %w", o.Name, err)
 			}

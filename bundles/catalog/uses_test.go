@@ -35,8 +35,8 @@ func TestWire(t *testing.T) {
 	digests := map[string]store.Digest{"example.org/db:1": store.FromBytes([]byte("1")), "example.org/web:2": store.FromBytes([]byte("2")),
 		"example.org/init:1": store.FromBytes(nil), "example.org/helper:3": store.FromBytes(nil)}
 	web := webComponent()
-	web.Namespace, web.Uses = "web", []Use{{"db", "database", "web-database"}, {"db", "authority", "web-ca"}}
-	mail := Component{Name: "mail", Namespace: "mail", Uses: []Use{{"db", "database", "login"}}}
+	web.Namespace, web.Uses = "web", []Use{{Component: "db", Offer: "database", Secret: "web-database"}, {Component: "db", Offer: "authority", Secret: "web-ca"}}
+	mail := Component{Name: "mail", Namespace: "mail", Uses: []Use{{Component: "db", Offer: "database", Secret: "login"}}}
 	all, err := Wire([]Component{provider(), web, mail})
 	if err != nil {
 		t.Fatal(err)

@@ -17,8 +17,6 @@ import (
 	"time"
 
 	"holdfast.dev/holdfast/bundles/catalog"
-	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
-	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/secrets"
 )
 
 const objectsURL = "https://minio.minio.svc.cluster.local:9000"
@@ -145,10 +143,7 @@ func (p *pods) wantS3(t *testing.T, u s3User, method, path, body, code, says str
 func (p *pods) certificate(t *testing.T, namespace, name string) {
 	t.Helper()
 	o := p.find("Certificate", namespace, name)
-	site, err := secrets.Ensure(t.TempDir(), node.Secret{Namespace: "certificates", Name: "site-authority",
-		Pairs: []node.Pair{{Key: "tls.key", Certificate: "tls.crt", CommonName: "site authority", Authority: true}}}, rand.Reader)
-	must(t, err)
-	authority, err := tls.X509KeyPair([]byte(site["tls.crt"]), []byte(site["tls.key"]))
+	authority, err := tls.X509KeyPair([]byte(p.site["tls.crt"]), []byte(p.site["tls.key"]))
 	must(t, err)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
@@ -161,8 +156,8 @@ func (p *pods) certificate(t *testing.T, namespace, name string) {
 	p.secrets[namespace+"/"+o.Spec.SecretName] = map[string]string{
 		"tls.crt": string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
 		"tls.key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})),
-		"ca.crt":  site["tls.crt"],
+		"ca.crt":  p.site["tls.crt"],
 	}
 	p.trust = filepath.Join(t.TempDir(), "ca.crt")
-	must(t, os.WriteFile(p.trust, []byte(site["tls.crt"]), 0o644))
+	must(t, os.WriteFile(p.trust, []byte(p.site["tls.crt"]), 0o644))
 }

@@ -41,6 +41,7 @@ func TestPlatform(t *testing.T) {
 		t.Skipf("no Maven repository: %v", err)
 	}
 	p := platform(t, "postgresql", "keycloak", "registry")
+	p.certificate(t, "postgresql", "postgresql")
 	p.front(t)
 	postgres := p.start("StatefulSet", "postgresql", "postgresql")
 	postgres.until(t.Context(), 5*time.Minute, "listening", func() bool {
@@ -179,6 +180,9 @@ func (b builder) pods(t *testing.T) *pods {
 		byName[im.Name], digests[im.Name] = im.Manifest, im.Manifest.Digest
 	}
 	p := newPods(t, b.store, byName)
+	p.site, err = secrets.Ensure(p.secretsDir(), node.Secret{Namespace: "certificates", Name: "site-authority",
+		Pairs: []node.Pair{{Key: "tls.key", Certificate: "tls.crt", CommonName: "site authority", Authority: true}}}, rand.Reader)
+	must(t, err)
 	for _, c := range b.in.components {
 		files, err := catalog.Render(c, digests)
 		must(t, err)
@@ -209,10 +213,12 @@ func (p *pods) front(t *testing.T) {
 		"id.source.example=127.0.0.1:8080", "registry.source.example=127.0.0.1:5000")
 }
 
+func (p *pods) secretsDir() string { return filepath.Join(p.dir, "secrets") }
+
 // makeSecrets does what the agent does.
 func (p *pods) makeSecrets(c node.Component) {
 	for _, s := range c.Secrets {
-		values, err := secrets.Ensure(filepath.Join(p.dir, "secrets"), s, System().Rand)
+		values, err := secrets.Ensure(p.secretsDir(), s, System().Rand)
 		must(p.t, err)
 		p.secrets[s.Namespace+"/"+s.Name] = values
 	}

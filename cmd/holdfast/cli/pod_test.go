@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,7 +31,8 @@ type pods struct {
 	objects []object
 	secrets map[string]map[string]string // NAMESPACE/NAME
 	netns   string
-	trust   string // the certificate of what answers for the public names
+	trust   string            // the certificate of what answers for the public names
+	site    map[string]string // the secret of the site's authority
 }
 
 type object struct {
@@ -53,7 +55,7 @@ type podSpec struct {
 }
 
 type container struct {
-	Image         string
+	Name, Image   string
 	Command, Args []string
 	Env           []struct {
 		Name, Value string
@@ -72,6 +74,15 @@ type volume struct {
 	EmptyDir              *struct{}
 	PersistentVolumeClaim *struct{ ClaimName string }
 	HostPath              *struct{ Path string }
+	Projected             *struct {
+		Sources []struct{ Secret projectedSecret }
+	}
+}
+
+// projectedSecret is a secret among the sources of a volume.
+type projectedSecret struct {
+	Name  string
+	Items []struct{ Key, Path string }
 }
 
 // secretVolume has the whole secret, or the keys of Items under other names.
@@ -171,16 +182,40 @@ func (p *pods) find(kind, namespace, prefix string) object {
 	return object{}
 }
 
-// start starts the only container of a workload; what it prints goes to a file.
+// start starts the first container of a workload; what it prints goes to a file.
 func (p *pods) start(kind, namespace, name string) *running {
 	p.t.Helper()
 	o := p.find(kind, namespace, name)
+	for _, v := range o.Spec.Template.Spec.Volumes {
+		if v.EmptyDir != nil {
+			must(p.t, os.RemoveAll(p.dirOf(o, v.Name)))
+		}
+	}
+	return p.container(o, 0)
+}
+
+// beside starts another container of a workload whose first one runs.
+func (p *pods) beside(kind, namespace, name, container string) *running {
+	p.t.Helper()
+	o := p.find(kind, namespace, name)
+	for i, c := range o.Spec.Template.Spec.Containers {
+		if c.Name == container {
+			return p.container(o, i)
+		}
+	}
+	p.t.Fatalf("%s %s/%s has no container %s", kind, namespace, name, container)
+	return nil
+}
+
+func (p *pods) container(o object, number int) *running {
+	p.t.Helper()
+	namespace, name := o.Metadata.Namespace, o.Metadata.Name
 	spec := o.Spec.Template.Spec
 	for _, v := range o.Spec.VolumeClaimTemplates {
 		claim := struct{ ClaimName string }{o.Metadata.Name + "-" + v.Metadata.Name}
 		spec.Volumes = append(spec.Volumes, volume{Name: v.Metadata.Name, PersistentVolumeClaim: &claim})
 	}
-	c := spec.Containers[0]
+	c := spec.Containers[number]
 	root, config := p.unpack(c.Image)
 	var mounts []string
 	for _, m := range c.VolumeMounts {
@@ -226,7 +261,7 @@ func (p *pods) start(kind, namespace, name string) *running {
 			cmd.Env[i] = e + ":/usr/sbin:/sbin:/usr/bin:/bin"
 		}
 	}
-	log, err := os.Create(filepath.Join(p.dir, namespace+"-"+name+".log"))
+	log, err := os.Create(filepath.Join(p.dir, namespace+"-"+name+"-"+c.Name+".log"))
 	must(p.t, err)
 	cmd.Stdout, cmd.Stderr = log, log
 	must(p.t, cmd.Start())
@@ -244,7 +279,7 @@ func (p *pods) volume(o object, spec podSpec, name string) string {
 			continue
 		}
 		ns, mode := o.Metadata.Namespace, os.FileMode(0o755)
-		dir := filepath.Join(p.dir, "volumes", ns, o.Metadata.Name, name)
+		dir := p.dirOf(o, name)
 		var files map[string]string
 		switch {
 		case v.ConfigMap != nil:
@@ -255,12 +290,17 @@ func (p *pods) volume(o object, spec podSpec, name string) string {
 				p.t.Fatalf("nothing makes the secret %s/%s", ns, v.Secret.SecretName)
 			}
 			files = v.Secret.of(p.t, files)
+		case v.Projected != nil:
+			files = map[string]string{}
+			for _, source := range v.Projected.Sources {
+				sv := secretVolume{source.Secret.Name, source.Secret.Items}
+				maps.Copy(files, sv.of(p.t, p.secrets[ns+"/"+sv.SecretName]))
+			}
 		case v.PersistentVolumeClaim != nil:
 			dir, mode = filepath.Join(p.dir, "volumes", ns, "claim", v.PersistentVolumeClaim.ClaimName), 0o777
 		case v.HostPath != nil:
 			dir = p.host(v.HostPath.Path)
 		case v.EmptyDir != nil:
-			must(p.t, os.RemoveAll(dir))
 			mode = 0o777
 		}
 		must(p.t, os.MkdirAll(dir, 0o755))
@@ -273,6 +313,10 @@ func (p *pods) volume(o object, spec podSpec, name string) string {
 	}
 	p.t.Fatalf("no volume %s", name)
 	return ""
+}
+
+func (p *pods) dirOf(o object, volume string) string {
+	return filepath.Join(p.dir, "volumes", o.Metadata.Namespace, o.Metadata.Name, volume)
 }
 
 // host is the directory that stands for one of the node.
