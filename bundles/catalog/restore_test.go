@@ -32,7 +32,7 @@ func TestPostgresRestore(t *testing.T) {
 		left  []string // beside the cluster
 	}{
 		{"nothing asked", "pgdata/rows=now", false, "now", "--archive_command=", nil},
-		{"asked", "pgdata/rows=now pgdata.restore=2026-01-02", false, "restored", "--type=time --target=2026-01-02 --target-action=promote restore", []string{"pgdata.before"}},
+		{"asked", "pgdata/rows=now pgdata.restore=2026-01-02,3", false, "restored", "--type=time --target=2026-01-02 --target-action=promote --target-timeline=3 restore", []string{"pgdata.before"}},
 		{"asked for the latest", "pgdata/rows=now pgdata.restore=latest", false, "restored", `archive-get %f "%p" restore`, []string{"pgdata.before"}},
 		{"cut while it was made", "pgdata/rows=now pgdata.restore=latest pgdata.restoring/rows=half", false, "restored", "archive asked", []string{"pgdata.before"}},
 		{"cut when it was made", "pgdata/rows=now pgdata.restore=latest pgdata.restored/rows=whole", false, "whole", "", []string{"pgdata.before"}},
@@ -53,7 +53,7 @@ func TestPostgresRestore(t *testing.T) {
 			put(t, dir+"/archive/secretKey", "SECRETSECRETSECRETSECRET", 0o600)
 			for _, f := range strings.Fields(c.files) {
 				name, text, _ := strings.Cut(f, "=")
-				put(t, filepath.Join(volume, name), text+"\n", 0o600)
+				put(t, filepath.Join(volume, name), strings.ReplaceAll(text, ",", "\n")+"\n", 0o600)
 				if d, ok := strings.CutSuffix(name, "/rows"); ok {
 					put(t, filepath.Join(volume, d, "PG_VERSION"), "17\n", 0o600)
 				}

@@ -78,9 +78,10 @@ func TestArchive(t *testing.T) {
 	minio.stop()
 	p.psql(t, db, "insert into kept values ('alone')")
 	p.psql(t, db, "select pg_switch_wal()")
-	db.until(t.Context(), 3*time.Minute, "unable to archive", func() bool {
+	took := db.until(t.Context(), 6*time.Minute, "unable to archive", func() bool {
 		return p.psql(t, db, "select failed_count > 0 from pg_stat_archiver") == "t"
 	})
+	t.Logf("that the storage is away is known after %v", took.Round(time.Second))
 	data := filepath.Join(p.dir, "volumes/postgresql/claim/postgresql-data/pgdata")
 	must(t, os.WriteFile(data+".restore", []byte("latest\n"), 0o644))
 	archive.stop()
@@ -132,11 +133,11 @@ func (p *pods) psql(t *testing.T, r *running, statement string) string {
 
 // exec runs a program in a container, as its user.
 func (p *pods) exec(r *running, argv ...string) (string, error) {
-	pids := children(r.cmd.Process.Pid)
-	if len(pids) == 0 {
-		return "", fmt.Errorf("%s does not run", r.name)
+	pid, err := r.program()
+	if err != nil {
+		return "", err
 	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pids[0]))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return "", err
 	}
@@ -150,10 +151,22 @@ func (p *pods) exec(r *running, argv ...string) (string, error) {
 			gid = f[1]
 		}
 	}
-	cmd := exec.Command("nsenter", append([]string{"--target", fmt.Sprint(pids[0]), "--mount", "--pid", "--net", "--root", "--setuid", uid, "--setgid", gid}, argv...)...)
+	cmd := exec.Command("nsenter", append([]string{"--target", fmt.Sprint(pid), "--mount", "--pid", "--net", "--root", "--setuid", uid, "--setgid", gid}, argv...)...)
 	cmd.Env = r.cmd.Env
 	out, err := cmd.CombinedOutput()
 	return strings.TrimSpace(string(out)), err
+}
+
+// program is the process of a container, once it is in its own root.
+func (r *running) program() (int, error) {
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if pids := children(r.cmd.Process.Pid); len(pids) > 0 {
+			if root, err := os.Readlink(fmt.Sprintf("/proc/%d/root", pids[0])); err == nil && root != "/" {
+				return pids[0], nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("%s does not run", r.name)
 }
 
 // wantTLS looks that the server's certificate is the site's, and that it talks
