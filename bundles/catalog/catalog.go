@@ -177,7 +177,7 @@ type Share struct {
 type Use struct {
 	Component string `json:"component"`
 	Offer     string `json:"offer"`
-	Secret    string `json:"secret"` // its name in the namespace of the one that uses it
+	Secret    string `json:"secret,omitempty"` // its name in the namespace of the one that uses it, if it gets one
 
 	late bool // not waited for
 }

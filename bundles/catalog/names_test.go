@@ -13,7 +13,7 @@ func TestNamesAreThePlatforms(t *testing.T) {
 	}
 	hosts, refused := map[string]bool{"DOMAIN": true, "api.DOMAIN": true}, map[string]string{}
 	for _, c := range all {
-		objects, err := Read(c)
+		objects, err := Read(checkWith(c, all, t.Errorf))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -23,6 +23,12 @@ func TestNamesAreThePlatforms(t *testing.T) {
 			case "Ingress":
 				for _, r := range spec["rules"].([]any) {
 					hosts[r.(map[string]any)["host"].(string)] = true
+				}
+			case "Certificate":
+				for _, name := range spec["dnsNames"].([]any) {
+					if name := name.(string); strings.HasSuffix(name, "DOMAIN") {
+						hosts[name] = true
+					}
 				}
 			case "ValidatingAdmissionPolicy":
 				for _, v := range spec["variables"].([]any) {

@@ -1,6 +1,8 @@
 package catalog
 
 import (
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +25,11 @@ echo 17 > "$d/PG_VERSION" && echo restored > "$d/rows"
 // Whatever was left by a power cut, the server starts on one whole cluster.
 func TestPostgresRestore(t *testing.T) {
 	start := buildRecipe(t, "postgres-start")
+	store, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
 	for _, c := range []struct {
 		name  string
 		files string // names, each with what it has
@@ -31,7 +38,7 @@ func TestPostgresRestore(t *testing.T) {
 		says  string   // as well
 		left  []string // beside the cluster
 	}{
-		{"nothing asked", "pgdata/rows=now", false, "now", "--archive_command=", nil},
+		{"nothing asked", "pgdata/rows=now", false, "now", "--archive_command=/archive push 127.0.0.1:", nil},
 		{"asked", "pgdata/rows=now pgdata.restore=2026-01-02,3", false, "restored", "--type=time --target=2026-01-02 --target-action=promote --target-timeline=3 restore", []string{"pgdata.before"}},
 		{"asked for the latest", "pgdata/rows=now pgdata.restore=latest", false, "restored", `archive-get %f "%p" restore`, []string{"pgdata.before"}},
 		{"cut while it was made", "pgdata/rows=now pgdata.restore=latest pgdata.restoring/rows=half", false, "restored", "archive asked", []string{"pgdata.before"}},
@@ -63,7 +70,7 @@ func TestPostgresRestore(t *testing.T) {
 			}
 			cmd := exec.Command(start, "--port=5432")
 			cmd.Env = []string{"PGDATA=" + volume + "/pgdata", "PGBIN=" + dir + "/bin", "PGPASSWORD_FILE=" + dir + "/password", "PGSOCKETS=" + dir,
-				"PGBACKREST=" + dir + "/bin/pgbackrest", "ARCHIVE=" + dir + "/archive", "ARCHIVE_ENDPOINT=store.example:9000", "ARCHIVE_BUCKET=db"}
+				"PGBACKREST=" + dir + "/bin/pgbackrest", "ARCHIVE=" + dir + "/archive", "ARCHIVE_ENDPOINT=" + store.Addr().String(), "ARCHIVE_BUCKET=db", "PGARCHIVE=/archive"}
 			b, err := cmd.CombinedOutput()
 			out := string(b)
 			if err != nil || !strings.Contains(out, "server has "+c.want+" ") || !strings.Contains(out, c.says) || strings.Contains(out, "SECRET") {
@@ -85,7 +92,7 @@ func TestPostgresRestore(t *testing.T) {
 				t.Errorf("the volume has %v, want %v", got, want)
 			}
 			conf, err := os.ReadFile(dir + "/pgbackrest.conf")
-			if err != nil || !strings.Contains(string(conf), "repo1-s3-key-secret=SECRETSECRET") || !strings.Contains(string(conf), "repo1-s3-endpoint=store.example\nrepo1-storage-port=9000\n") {
+			if err != nil || !strings.Contains(string(conf), "repo1-s3-key-secret=SECRETSECRET") || !strings.Contains(string(conf), fmt.Sprintf("repo1-s3-endpoint=127.0.0.1\nrepo1-storage-port=%d\n", store.Addr().(*net.TCPAddr).Port)) {
 				t.Errorf("%v: its configuration is\n%s", err, conf)
 			}
 			if fi, err := os.Stat(dir + "/pgbackrest.conf"); err != nil || fi.Mode().Perm() != 0o600 {

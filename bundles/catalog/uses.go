@@ -74,6 +74,9 @@ func find(all []Component, u Use) (Component, Offer, bool) {
 func wire(c, p Component, o Offer, u Use) (wired Component, hook []File) {
 	c.Secrets = slices.Clone(c.Secrets)
 	if o.Share != nil {
+		if i := slices.IndexFunc(p.Secrets, func(s Secret) bool { return s.Name == o.Share.Secret }); u.late && i >= 0 {
+			c.Secrets = append(c.Secrets, p.Secrets[i]) // whichever comes first makes it
+		}
 		c.Secrets = append(c.Secrets, Secret{Name: u.Secret, Namespace: c.Namespace, From: &From{Name: o.Share.Secret, Namespace: p.Namespace, Keys: o.Share.Keys}})
 	}
 	if len(o.Generate) > 0 {
@@ -170,11 +173,12 @@ func checkShape(c Component, all []Component, fault func(string, ...any)) {
 		}
 	}
 	for _, u := range c.Uses {
-		if _, _, ok := find(all, u); !ok {
+		_, o, ok := find(all, u)
+		if !ok {
 			fault("it uses %s of %s, which nothing offers", u.Offer, u.Component)
 		}
-		if u.Secret == "" || c.Namespace == "" {
-			fault("to use %s of %s it needs a namespace and a name for the secret", u.Offer, u.Component)
+		if gets := o.Share != nil || len(o.Generate) > 0; gets != (u.Secret != "") || c.Namespace == "" {
+			fault("to use %s of %s it needs a namespace and, if it gets one, a name for the secret", u.Offer, u.Component)
 		}
 	}
 }

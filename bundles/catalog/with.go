@@ -94,7 +94,7 @@ func checkWith(c Component, all []Component, fault func(string, ...any)) Compone
 		stands := map[string]bool{}
 		gather(w.Component, byName(all), stands)
 		for _, u := range w.Uses {
-			if !stands[u.Component] {
+			if u.Component != c.Name && !stands[u.Component] {
 				fault("with %s: it uses %s of %s, which need not be there", w.Component, u.Offer, u.Component)
 			}
 		}

@@ -10,8 +10,6 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"math/big"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +39,7 @@ func TestObjects(t *testing.T) {
 	p.buckets(t)
 	p.buckets(t) // as it is after an update
 
-	alpha, beta := s3User{"alpha", p.secrets["alpha/objects"]["secretKey"]}, s3User{"beta", p.secrets["beta/objects"]["secretKey"]}
+	alpha, beta := s3User{name: "alpha", secret: p.secrets["alpha/objects"]["secretKey"]}, s3User{name: "beta", secret: p.secrets["beta/objects"]["secretKey"]}
 	start := time.Now()
 	p.wantS3(t, alpha, "PUT", "/alpha/it", "what alpha keeps", "200", "")
 	t.Logf("an object is written in %v", time.Since(start))
@@ -61,8 +59,8 @@ func TestObjects(t *testing.T) {
 		{"a client opens its bucket", alpha, "PUT", "/alpha?policy=", "{}", "AccessDenied"},
 		{"nobody reads", s3User{}, "GET", "/alpha/it", "", "AccessDenied"},
 		{"nobody writes", s3User{}, "PUT", "/alpha/other", "x", "AccessDenied"},
-		{"a wrong key", s3User{"alpha", beta.secret}, "GET", "/alpha/it", "", "SignatureDoesNotMatch"},
-		{"upstream's default user", s3User{"minioadmin", "minioadmin"}, "GET", "/alpha/it", "", "InvalidAccessKeyId"},
+		{"a wrong key", s3User{name: "alpha", secret: beta.secret}, "GET", "/alpha/it", "", "SignatureDoesNotMatch"},
+		{"upstream's default user", s3User{name: "minioadmin", secret: "minioadmin"}, "GET", "/alpha/it", "", "InvalidAccessKeyId"},
 		{"somebody with a browser", s3User{}, "GET", "/", "", "AccessDenied"},
 	} {
 		t.Run(c.who, func(t *testing.T) { p.wantS3(t, c.user, c.method, c.path, c.body, "403", c.says) })
@@ -95,7 +93,7 @@ func (p *pods) objectsReady(t *testing.T) *running {
 	t.Helper()
 	r := p.start("StatefulSet", "minio", "minio")
 	took := r.until(t.Context(), 5*time.Minute, "ready", func() bool {
-		_, err := p.inside("curl", "-sf", "--cacert", p.trust, objectsURL+"/minio/health/cluster")
+		_, err := p.inside("curl", "-sf", "--cacert", p.ca, objectsURL+"/minio/health/cluster")
 		return err == nil
 	})
 	t.Logf("ready after %v", took)
@@ -113,13 +111,13 @@ func (p *pods) buckets(t *testing.T) {
 	}
 }
 
-type s3User struct{ name, secret string }
+type s3User struct{ name, secret, session string }
 
 // wantS3 sends one request, signed unless the user has no name.
 func (p *pods) wantS3(t *testing.T, u s3User, method, path, body, code, says string) {
 	t.Helper()
 	sum := sha256.Sum256([]byte(body))
-	args := []string{"-s", "--cacert", p.trust, "-X", method, "-w", "\n%{http_code}", "-H", "Content-Type: text/plain"}
+	args := []string{"-s", "--cacert", p.ca, "-X", method, "-w", "\n%{http_code}", "-H", "Content-Type: text/plain"}
 	if body != "" {
 		args = append(args, "--data-binary", body)
 	}
@@ -127,6 +125,9 @@ func (p *pods) wantS3(t *testing.T, u s3User, method, path, body, code, says str
 		args = append(args, "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", u.name+":"+u.secret, "-H", "x-amz-content-sha256: "+hex.EncodeToString(sum[:]))
 	} else if strings.HasSuffix(path, "/") {
 		args = append(args, "-A", "Mozilla/5.0", "-H", "Accept: text/html")
+	}
+	if u.session != "" {
+		args = append(args, "-H", "x-amz-security-token: "+u.session)
 	}
 	out, err := p.inside("curl", append(args, objectsURL+path)...)
 	if err != nil {
@@ -139,7 +140,7 @@ func (p *pods) wantS3(t *testing.T, u s3User, method, path, body, code, says str
 }
 
 // certificate makes the secret of a Certificate, as cert-manager would with the
-// site's authority, and trusts that.
+// site's authority.
 func (p *pods) certificate(t *testing.T, namespace, name string) {
 	t.Helper()
 	o := p.find("Certificate", namespace, name)
@@ -158,6 +159,4 @@ func (p *pods) certificate(t *testing.T, namespace, name string) {
 		"tls.key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})),
 		"ca.crt":  p.site["tls.crt"],
 	}
-	p.trust = filepath.Join(t.TempDir(), "ca.crt")
-	must(t, os.WriteFile(p.trust, []byte(p.site["tls.crt"]), 0o644))
 }

@@ -183,6 +183,8 @@ func (b builder) pods(t *testing.T) *pods {
 	p.site, err = secrets.Ensure(p.secretsDir(), node.Secret{Namespace: "certificates", Name: "site-authority",
 		Pairs: []node.Pair{{Key: "tls.key", Certificate: "tls.crt", CommonName: "site authority", Authority: true}}}, rand.Reader)
 	must(t, err)
+	p.ca = filepath.Join(p.dir, "ca.crt")
+	must(t, os.WriteFile(p.ca, []byte(p.site["tls.crt"]), 0o644))
 	for _, c := range b.in.components {
 		files, err := catalog.Render(c, digests)
 		must(t, err)

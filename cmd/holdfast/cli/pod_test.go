@@ -33,6 +33,7 @@ type pods struct {
 	netns   string
 	trust   string            // the certificate of what answers for the public names
 	site    map[string]string // the secret of the site's authority
+	ca      string            // its certificate
 }
 
 type object struct {
