@@ -1,0 +1,3 @@
+module holdfast.dev/recipe/loki-start
+
+go 1.26.0
