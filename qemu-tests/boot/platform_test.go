@@ -25,12 +25,13 @@ import (
 )
 
 // TestPlatformSite boots a site with all that the catalog has for people, and
-// uses it from outside by its public names: sign-on, the API, the registry, and
-// a pod from an image of that registry.
+// uses it from outside by its public names: sign-on, the API, the registry, a pod
+// from an image of that registry, its line in the logs, objects. Then every pod of
+// the platform goes once, the node reboots, and the disk is lost and restored.
 func TestPlatformSite(t *testing.T) {
-	longtest.Begin(t, "qemu-system-x86_64", "qemu-img", "skopeo", "tar")
+	longtest.Begin(t, "qemu-system-x86_64", "qemu-img", "skopeo", "tar", "curl")
 	if os.Getenv("HOLDFAST_LONG") == "" {
-		t.Skip("takes half an hour; HOLDFAST_LONG=1 runs it")
+		t.Skip("takes more than an hour; HOLDFAST_LONG=1 runs it")
 	}
 	site := filepath.Join(openDir(t, "platform"), "boot")
 	run(t, ".", "init", "--name", "boot", site)
@@ -39,23 +40,35 @@ func TestPlatformSite(t *testing.T) {
 	lockSite(t, site)
 	run(t, site, "collect")
 	run(t, site, "build")
-	port := freePort(t)
+	web, objects := freePort(t), freePort(t)
 	t.Cleanup(func() {
 		if _, err := try(t, site, "lab", "down"); err != nil {
 			t.Log(err)
 		}
 	})
+	up := func(args ...string) others {
+		start := time.Now()
+		run(t, site, append([]string{"lab", "up", "--wait", "--memory", "8192", "--timeout", "40m",
+			"--forward", fmt.Sprintf("%d:443", web), "--forward", fmt.Sprintf("%d:9000", objects)}, args...)...)
+		t.Logf("healthy after %.0f s", time.Since(start).Seconds())
+		t.Logf("%s", run(t, site, "lab", "status").stdout)
+		return outside(t, site, map[string]int{"443": web, "9000": objects})
+	}
+	o := up()
+	usePlatform(t, o)
+	t.Run("EveryPodOnce", o.everyPodOnce)
 	start := time.Now()
-	run(t, site, "lab", "up", "--wait", "--memory", "8192", "--timeout", "30m", "--forward", fmt.Sprintf("%d:443", port))
-	t.Logf("healthy after %.0f s", time.Since(start).Seconds())
-	usePlatform(t, site, port)
 	run(t, site, "lab", "reboot", "--wait")
-	o := outside(t, site, port)
-	t.Run("AfterReboot", func(t *testing.T) { o.token(t, "dev", "") })
+	t.Logf("reboot to healthy: %.0f s", time.Since(start).Seconds())
+	t.Run("AfterReboot", o.stillThere)
+	backup := filepath.Join(t.TempDir(), "site.holdfast-backup")
+	run(t, site, "lab", "backup", backup)
 	vm, err := lab.Open(filepath.Join(site, "out", "lab"))
 	must(t, err)
 	run(t, site, "lab", "down")
 	t.Run("Wire", func(t *testing.T) { nothingLeft(t, vm) })
+	o = up("--fresh", "--restore", backup)
+	t.Run("AfterRestore", o.stillThere)
 }
 
 const platformComponents = `components:
@@ -64,6 +77,10 @@ const platformComponents = `components:
   - {name: registry, origin: source}
   - {name: certificates, origin: source}
   - {name: ingress, origin: source}
+  - {name: minio, origin: source}
+  - {name: loki, origin: source}
+  - {name: collector, origin: source}
+  - {name: monitoring, origin: source}
 `
 
 func freePort(t *testing.T) int {
@@ -79,28 +96,29 @@ const (
 	otpSecret = "holdfast-test-secret"
 )
 
-func usePlatform(t *testing.T, site string, port int) {
-	o := outside(t, site, port)
+func usePlatform(t *testing.T, o others) {
 	for name, group := range map[string]string{"admin1": "platform-admin", "dev": "developer", "audit": "auditor"} {
 		o.addUser(t, name, group, true)
 	}
 	o.addUser(t, "machine", "developer", false)
 	t.Run("API", o.api)
 	t.Run("Registry", o.registry)
+	t.Run("Logs", o.logs)
+	t.Run("Objects", o.objects)
 }
 
 // others is somebody on the site's network, with its certificate.
 type others struct {
 	site, domain string
-	port         int    // of the ingress
-	authority    string // file
+	ports        map[string]int // here, by those of the node
+	authority    string         // file
 	client       *http.Client
 	proxy        string // for programs: it knows the names
 }
 
-func outside(t *testing.T, site string, port int) others {
+func outside(t *testing.T, site string, ports map[string]int) others {
 	t.Helper()
-	o := others{site: site, port: port, authority: filepath.Join(t.TempDir(), "ca.crt")}
+	o := others{site: site, ports: ports, authority: filepath.Join(t.TempDir(), "ca.crt")}
 	o.domain = strings.TrimPrefix(run(t, site, "lab", "kubectl", "get", "ingress", "-n", "keycloak", "-o", "jsonpath={.items[0].spec.rules[0].host}").stdout, "id.")
 	pem := o.secret(t, "certificates", "site-authority", "tls.crt")
 	must(t, os.WriteFile(o.authority, []byte(pem), 0o644))
@@ -126,12 +144,12 @@ func (o others) secret(t *testing.T, namespace, name, key string) string {
 
 // connect is a proxy to which every name of the site is the node.
 func (o others) connect(w http.ResponseWriter, r *http.Request) {
-	host, _, err := net.SplitHostPort(r.Host)
-	if r.Method != http.MethodConnect || err != nil || !strings.HasSuffix(host, "."+o.domain) {
+	host, port, err := net.SplitHostPort(r.Host)
+	if r.Method != http.MethodConnect || err != nil || !strings.HasSuffix(host, "."+o.domain) || o.ports[port] == 0 {
 		http.Error(w, "not a name of the site: "+r.Host, http.StatusForbidden)
 		return
 	}
-	there, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", o.port))
+	there, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", o.ports[port]))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadGateway)
 		return
@@ -214,10 +232,17 @@ func (o others) addUser(t *testing.T, name, group string, code bool) {
 // in the answer, and no token.
 func (o others) token(t *testing.T, user, want string) string {
 	t.Helper()
-	form := url.Values{"client_id": {"kubernetes"}, "client_secret": {o.secret(t, "keycloak", "keycloak-clients", "kubernetes")},
-		"username": {user}, "password": {password}, "totp": {totp.Code(otpSecret, time.Now())}, "scope": {"openid"}}
-	if want != "" {
-		form.Del("totp")
+	form := url.Values{"client_id": {"kubernetes"}, "client_secret": {o.secret(t, "keycloak", "keycloak-clients", "kubernetes")}}
+	return o.tokenOf(t, form, user, want)
+}
+
+func (o others) tokenOf(t *testing.T, form url.Values, user, want string) string {
+	t.Helper()
+	form.Set("username", user)
+	form.Set("password", password)
+	form.Set("scope", "openid")
+	if want == "" {
+		form.Set("totp", totp.Code(otpSecret, time.Now()))
 	}
 	id, _, answer := o.grant(t, "site", form)
 	if (id == "") != (want != "") || !strings.Contains(answer, want) {
