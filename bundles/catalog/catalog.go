@@ -47,6 +47,8 @@ type Component struct {
 
 	hooks []File // of others, for this one; see Wire
 	late  []File // of its own, for others that do not wait for them
+	dumps []File // of others, that keep the data of this one
+	puts  []File // and put it back
 }
 
 // Image is a container image: how it is made, and whose it is otherwise.
@@ -161,6 +163,10 @@ type Offer struct {
 	// own namespace. "CLIENT" in it stands for the client's name. Doing it again
 	// changes nothing.
 	Hook string `json:"hook,omitempty"`
+	// Dump and Restore are Jobs likewise, for clients whose rollback is Restore:
+	// they keep a client's data before another release of it, and put it back.
+	Dump    string `json:"dump,omitempty"`
+	Restore string `json:"restore,omitempty"`
 	// Generate are the keys of the secret that client and hook have in common.
 	Generate map[string]int `json:"generate,omitempty"`
 	// Share names a secret of the component, of which clients get the keys.

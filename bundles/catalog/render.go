@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml/ast"
@@ -22,7 +21,7 @@ import (
 // lacks is an error that names file and line; all are reported together.
 func Render(c Component, digests map[string]store.Digest) ([]File, error) {
 	objects, err := pin(c, digests)
-	hooks, herr := renderHooks(c, slices.Concat(c.hooks, c.late), digests)
+	hooks, herr := renderAllHooks(c, digests)
 	if err := errors.Join(err, herr); err != nil {
 		return nil, err
 	}

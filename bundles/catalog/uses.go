@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -87,20 +88,43 @@ func wire(c, p Component, o Offer, u Use) (wired Component, hook []File) {
 	if o.Hook == "" {
 		return c, nil
 	}
-	h := p.Hooks[o.Hook]
-	h.Data = clientWord.ReplaceAll(h.Data, []byte(c.Name))
-	return c, []File{h}
+	forClient := func(name string) []File {
+		h := p.Hooks[name]
+		h.Data = clientWord.ReplaceAll(h.Data, []byte(c.Name))
+		return []File{h}
+	}
+	if c.Rollback == Restore && o.Dump != "" {
+		c.dumps = slices.Concat(c.dumps, forClient(o.Dump))
+		c.puts = slices.Concat(c.puts, forClient(o.Restore))
+	}
+	return c, forClient(o.Hook)
 }
 
 // ReadHooks returns the Jobs that are among the manifests of c for what is used
 // of it or by it, as Read does.
 func ReadHooks(c Component) ([]Object, error) {
-	return Read(Component{Name: c.Name, Manifests: slices.Concat(c.hooks, c.late)})
+	return Read(Component{Name: c.Name, Manifests: slices.Concat(c.hooks, c.late, c.dumps, c.puts)})
+}
+
+// When is the annotation of an object that is not there all the time: with
+// Confirmed not on trial, with the others as a Job at the one moment.
+const (
+	When        = "holdfast.dev/when"
+	WhenDump    = "dump"
+	WhenRestore = "restore"
+)
+
+// renderAllHooks renders those of all kinds.
+func renderAllHooks(c Component, digests map[string]store.Digest) ([]object, error) {
+	now, err1 := renderHooks(c, slices.Concat(c.hooks, c.late), "", digests)
+	dump, err2 := renderHooks(c, c.dumps, WhenDump, digests)
+	restore, err3 := renderHooks(c, c.puts, WhenRestore, digests)
+	return slices.Concat(now, dump, restore), errors.Join(err1, err2, err3)
 }
 
 // renderHooks pins Jobs. What a Job does is in its name, as a Job cannot be
 // changed: another release's is another.
-func renderHooks(c Component, hooks []File, digests map[string]store.Digest) ([]object, error) {
+func renderHooks(c Component, hooks []File, when string, digests map[string]store.Digest) ([]object, error) {
 	read, err := Read(Component{Name: c.Name, Manifests: hooks})
 	errs := []error{err}
 	var out []object
@@ -109,11 +133,21 @@ func renderHooks(c Component, hooks []File, digests map[string]store.Digest) ([]
 			errs = append(errs, fmt.Errorf("cannot use %s: a hook is one Job with its namespace, not %s %s/%s", o.File, o.Kind, o.Namespace, o.Name))
 			continue
 		}
+		meta := o.Data["metadata"].(map[string]any)
+		if when != "" {
+			notes, _ := meta["annotations"].(map[string]any)
+			notes = maps.Clone(notes)
+			if notes == nil {
+				notes = map[string]any{}
+			}
+			notes[When] = when
+			meta["annotations"] = notes
+		}
 		ready, err := o.pin(digests)
 		if err == nil {
 			sum := sha256.Sum256(ready.yaml)
 			o.Name += "-" + hex.EncodeToString(sum[:4])
-			o.Data["metadata"].(map[string]any)["name"] = o.Name
+			meta["name"] = o.Name
 			ready, err = o.canonical()
 		}
 		errs = append(errs, err)
@@ -128,7 +162,7 @@ func renderHooks(c Component, hooks []File, digests map[string]store.Digest) ([]
 // First are the Jobs that must have ended before the workloads of c are
 // applied, as Render names them.
 func First(c Component, digests map[string]store.Digest) ([]Ready, error) {
-	objects, err := renderHooks(c, c.hooks, digests)
+	objects, err := renderHooks(c, c.hooks, "", digests)
 	if err != nil {
 		return nil, err
 	}
@@ -158,10 +192,19 @@ func checkShape(c Component, all []Component, fault func(string, ...any)) {
 				}
 			}
 		}
-		if h, ok := c.Hooks[o.Hook]; o.Hook != "" && !ok {
-			fault("offer %s: there is no hooks/%s", o.Name, o.Hook)
-		} else if ok {
-			objects, err := renderHooks(c, []File{h}, placeholders(all))
+		if (o.Dump == "") != (o.Restore == "") || o.Dump != "" && o.Hook == "" {
+			fault("offer %s: dump and restore are for a hook, and both or none", o.Name)
+		}
+		for _, name := range []string{o.Hook, o.Dump, o.Restore} {
+			h, ok := c.Hooks[name]
+			if name == "" {
+				continue
+			}
+			if !ok {
+				fault("offer %s: there is no hooks/%s", o.Name, name)
+				continue
+			}
+			objects, err := renderHooks(c, []File{h}, "", placeholders(all))
 			if err != nil {
 				fault("offer %s: %w", o.Name, err)
 			}
@@ -172,14 +215,19 @@ func checkShape(c Component, all []Component, fault func(string, ...any)) {
 			}
 		}
 	}
+	dumped := false
 	for _, u := range c.Uses {
 		_, o, ok := find(all, u)
+		dumped = dumped || o.Dump != ""
 		if !ok {
 			fault("it uses %s of %s, which nothing offers", u.Offer, u.Component)
 		}
 		if gets := o.Share != nil || len(o.Generate) > 0; gets != (u.Secret != "") || c.Namespace == "" {
 			fault("to use %s of %s it needs a namespace and, if it gets one, a name for the secret", u.Offer, u.Component)
 		}
+	}
+	if c.Rollback == Restore && !dumped {
+		fault("its data are to be restored, and it uses no offer with dump and restore")
 	}
 }
 

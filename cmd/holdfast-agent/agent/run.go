@@ -102,6 +102,10 @@ func (a *agent) bringUp(ctx context.Context, u *updates) error {
 	if err != nil {
 		return err
 	}
+	if err := a.insist(ctx, status.Components, "find what is to be put back", func() error { return a.putBack(u, r) }); err != nil {
+		return err
+	}
+	u.setPlatform(r)
 	if u.is() == install.OnTrial {
 		err := a.insist(ctx, status.Components, "keep users' ingress closed", func() error { return r.Withhold(ctx) })
 		if err != nil {

@@ -148,12 +148,15 @@ func (a *agent) applyBundle(ctx context.Context, u *updates, q bundleRequest, be
 		if q.dryRun {
 			return nil
 		}
+		if left, err := u.machine.PutBacks(u.ref.Release); err != nil || len(left) > 0 {
+			return errors.Join(fmt.Errorf("cannot take an update: the data of %s are to be put back first", strings.Join(left, ", ")), err)
+		}
 		a.Say("%s", strings.TrimSuffix(p.Text(), "\n"))
 		way := install.ByReboot
 		if p.Reboot == "" {
 			way = install.InPlace
 		}
-		err := install.Apply(ctx, a.told(u, u.actions(v)), u.ref, install.RefOf(v), way)
+		err := install.Apply(ctx, a.dumping(u, v, a.told(u, u.actions(v))), u.ref, install.RefOf(v), way)
 		a.showUpdate(u)
 		if err == nil && way == install.InPlace {
 			err = errTakenOver

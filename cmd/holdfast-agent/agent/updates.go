@@ -11,6 +11,7 @@ import (
 
 	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/bundles/install"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/apply"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/status"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/update"
@@ -32,6 +33,8 @@ type updates struct {
 	mode    install.Mode
 	busy    bool // an update is being made
 	decided bool // the trial has its verdict
+
+	reconciler *apply.Reconciler // once there is one
 }
 
 // takeUpUpdate takes up what the last boot left, before anything of the engine
@@ -226,6 +229,19 @@ func (a *agent) trialEnds(ctx context.Context, u *updates) {
 		reason += ": " + s.Engine.Reason
 	}
 	a.fail(ctx, u, reason)
+}
+
+// platform is what applies the components, nil before it can.
+func (u *updates) platform() *apply.Reconciler {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.reconciler
+}
+
+func (u *updates) setPlatform(r *apply.Reconciler) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.reconciler = r
 }
 
 func (u *updates) is() install.Mode {

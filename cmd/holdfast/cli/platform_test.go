@@ -50,10 +50,7 @@ func TestPlatform(t *testing.T) {
 	})
 	// Twice, as it is after an update.
 	for range 2 {
-		hook := p.start("Job", "postgresql", "database-keycloak")
-		if err := hook.end(5 * time.Minute); err != nil {
-			t.Fatalf("%v\n%s", err, hook.said())
-		}
+		p.hook(t, "postgresql", "database-keycloak")
 	}
 	keycloak := p.start("Deployment", "keycloak", "keycloak")
 	t.Logf("Keycloak's first start, with its tables: %v", p.keycloakReady(t, keycloak))
@@ -82,9 +79,16 @@ func TestPlatform(t *testing.T) {
 	p.start("StatefulSet", "postgresql", "postgresql")
 	t.Logf("well again %v after its database came back", p.keycloakReady(t, keycloak))
 
+	// An update takes its data along, and goes back without them.
+	p.hook(t, "postgresql", "dump-keycloak")
+	p.addUser(t, "late", password, "developer")
 	keycloak.stop()
+	for range 2 {
+		p.hook(t, "postgresql", "restore-keycloak")
+	}
 	keycloak = p.start("Deployment", "keycloak", "keycloak")
 	t.Logf("Keycloak's later start: %v", p.keycloakReady(t, keycloak))
+	p.addUser(t, "late", password, "developer") // who is there already is refused
 	if !strings.Contains(keycloak.said(), "'site' already exists. Import skipped") {
 		t.Error("the realm was imported again")
 	}

@@ -55,16 +55,19 @@ type Reconciler struct {
 	secrets func(s node.Secret) (map[string]string, error)
 	now     func() time.Time
 
-	inventory bool // is saved
-	withheld  bool // what is for a confirmed release
+	inventory bool     // is saved
+	withheld  bool     // what is for a confirmed release
+	back      []string // components whose data are put back first
+	backDone  func(component string) error
 	parts     []*part
 }
 
 type part struct {
 	Component
 	Health
-	next  time.Time // not tried again before
-	delay time.Duration
+	next        time.Time // not tried again before
+	delay       time.Duration
+	puttingBack bool
 }
 
 const (
@@ -193,8 +196,14 @@ func (r *Reconciler) apply(ctx context.Context, p *part) (waits string, err erro
 	if waits != "" {
 		return waits, errors.Join(errs...)
 	}
+	if slices.Contains(r.back, p.Health.Name) {
+		waits, err := r.putBack(ctx, p)
+		if waits != "" || err != nil {
+			return waits, errors.Join(append(errs, err)...)
+		}
+	}
 	for _, o := range p.Objects {
-		if !isNamespace(o) && !p.isFirst(o) && !(r.withheld && whenConfirmed(o)) {
+		if !isNamespace(o) && !p.isFirst(o) && !atMoment(o) && !(r.withheld && whenConfirmed(o)) {
 			errs = append(errs, r.target.Apply(ctx, o))
 		}
 	}
@@ -241,6 +250,9 @@ func (r *Reconciler) objects() map[string][]string {
 			list = append(list, inventoryLine("v1", "Secret", s.Namespace, s.Name))
 		}
 		for _, o := range p.Objects {
+			if atMoment(o) {
+				continue
+			}
 			list = append(list, inventoryLine(o.GetAPIVersion(), o.GetKind(), o.GetNamespace(), o.GetName()))
 		}
 		objects[p.Health.Name] = list

@@ -8,8 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
-// When is the annotation of an object that a release on trial does without.
-// Its one value is Confirmed.
+// When is the annotation of an object that is not there all the time: with
+// Confirmed a release on trial does without it; see whenDump.
 const (
 	When      = "holdfast.dev/when"
 	Confirmed = "confirmed"

@@ -46,7 +46,7 @@ func (m Machine) restoreDatastore(ctx context.Context, release uint64) error {
 	if err := m.replace(ctx, from, m.datastore(), stopped); err != nil {
 		return fmt.Errorf("cannot restore the datastore of release %d: %w", release, err)
 	}
-	if err := m.restoreBeside(from); err != nil {
+	if err := errors.Join(m.restoreBeside(from), m.dumpsBack(release)); err != nil {
 		return fmt.Errorf("cannot restore the datastore of release %d: %w", release, err)
 	}
 	return nil

@@ -1,10 +1,12 @@
 package update
 
 import (
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"holdfast.dev/holdfast/bundles/install"
@@ -156,5 +158,43 @@ func TestNoDatastore(t *testing.T) {
 	}
 	if err := m.restoreDatastore(t.Context(), 4); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What was dumped before an update is to be put back when its datastore was, and
+// by that release alone.
+func TestDumps(t *testing.T) {
+	m := node(t, map[string]string{"/var/lib/etcd/a": "old"})
+	left := func(release uint64) string {
+		t.Helper()
+		names, err := m.PutBacks(release)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(names, " ")
+	}
+	for _, d := range []Dumps{{4, []string{"web", "mail"}}, {4, []string{"web"}}} {
+		if err := errors.Join(m.KeepDumps(d), m.copyDatastore(t.Context(), 4, stopped)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := left(4); got != "" {
+		t.Errorf("before the way back: %q", got)
+	}
+	for range 2 {
+		if err := m.restoreDatastore(t.Context(), 4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left(4) != "web" || left(5) != "" {
+		t.Errorf("after it: %q, of another release %q", left(4), left(5))
+	}
+	for range 2 {
+		if err := m.SetPutBacks(Dumps{Release: 4}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := left(4); got != "" {
+		t.Errorf("at the end: %q", got)
 	}
 }
