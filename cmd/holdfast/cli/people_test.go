@@ -19,6 +19,9 @@ func TestPeople(t *testing.T) {
 	p := platform(t, "postgresql", "keycloak", "minio")
 	p.certificate(t, "postgresql", "postgresql")
 	p.certificate(t, "minio", "minio")
+	// Here both are in one network, and the storage has its port.
+	p.management = "9090"
+	p.setEnv("Deployment", "keycloak", "KC_HTTP_MANAGEMENT_PORT", p.management)
 	minio := p.objectsReady(t)
 	p.front(t)
 	p.database(t)
@@ -29,7 +32,7 @@ func TestPeople(t *testing.T) {
 		p.hook(t, "keycloak", "client-minio")
 		p.hook(t, "minio", "people-minio")
 	}
-	for name, group := range map[string]string{"dev": "developer", "other": "developer", "boss": "platform-admin", "eve": "auditor"} {
+	for name, group := range map[string]string{"dev": "developer", "other": "developer", "more": "developer", "boss": "platform-admin", "eve": "auditor"} {
 		p.addUser(t, name, password, group)
 	}
 	said := minio.said()
@@ -42,11 +45,11 @@ func TestPeople(t *testing.T) {
 	p.wantS3(t, other, "GET", "/people/dev/it", "", "403", "AccessDenied")
 	p.wantS3(t, other, "GET", "/people/", "", "403", "AccessDenied")
 	p.wantS3(t, dev, "PUT", "/another", "", "403", "AccessDenied")
-	p.wantS3(t, s3User{name: dev.name, secret: dev.secret}, "GET", "/people/dev/it", "", "403", "InvalidAccessKeyId")
+	p.wantS3(t, s3User{name: dev.name, secret: dev.secret}, "GET", "/people/dev/it", "", "403", "InvalidTokenId")
 
 	for what, c := range map[string]struct{ token, says string }{
 		"an auditor":     {p.tokenFor(t, "eve", map[string]string{"client_id": "minio"}), "are defined, credentials will not be generated"},
-		"another client": {p.tokenFor(t, "dev", map[string]string{"client_id": "kubernetes", "client_secret": p.secrets["keycloak/keycloak-clients"]["kubernetes"]}), "azp"},
+		"another client": {p.tokenFor(t, "more", map[string]string{"client_id": "kubernetes", "client_secret": p.secrets["keycloak/keycloak-clients"]["kubernetes"]}), "must match configured OpenID Client ID"},
 		"nobody":         {"e30.e30.e30", "InvalidParameterValue"},
 	} {
 		if out := p.assume(t, c.token); !strings.Contains(out, c.says) || strings.Contains(out, "SecretAccessKey") {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -101,7 +102,7 @@ func (p *pods) keycloakReady(t *testing.T, k *running) time.Duration {
 
 // ready is Keycloak's own verdict.
 func (p *pods) ready() bool {
-	_, err := p.inside("curl", "-sf", "http://127.0.0.1:9000/health/ready")
+	_, err := p.inside("curl", "-sf", "http://127.0.0.1:"+cmp.Or(p.management, "9000")+"/health/ready")
 	return err == nil
 }
 

@@ -34,6 +34,8 @@ type pods struct {
 	trust   string            // the certificate of what answers for the public names
 	site    map[string]string // the secret of the site's authority
 	ca      string            // its certificate
+
+	management string // Keycloak's port for it, if not its own
 }
 
 type object struct {
@@ -58,14 +60,16 @@ type podSpec struct {
 type container struct {
 	Name, Image   string
 	Command, Args []string
-	Env           []struct {
-		Name, Value string
-		ValueFrom   struct{ FieldRef struct{ FieldPath string } }
-	}
-	VolumeMounts []struct {
+	Env           []envVar
+	VolumeMounts  []struct {
 		Name, MountPath string
 		ReadOnly        bool
 	}
+}
+
+type envVar struct {
+	Name, Value string
+	ValueFrom   struct{ FieldRef struct{ FieldPath string } }
 }
 
 type volume struct {
@@ -181,6 +185,14 @@ func (p *pods) find(kind, namespace, prefix string) object {
 	}
 	p.t.Fatalf("no %s %s/%s in the manifests", kind, namespace, prefix)
 	return object{}
+}
+
+// setEnv sets a variable of the first container of a workload of that kind, in
+// the namespace of its name.
+func (p *pods) setEnv(kind, name, variable, value string) {
+	p.t.Helper()
+	c := &p.find(kind, name, name).Spec.Template.Spec.Containers[0]
+	c.Env = append(c.Env, envVar{Name: variable, Value: value})
 }
 
 // start starts the first container of a workload; what it prints goes to a file.
