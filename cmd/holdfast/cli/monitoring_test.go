@@ -45,7 +45,7 @@ func TestMonitoring(t *testing.T) {
 		return err == nil
 	}))
 	asks := func(path string, into any) bool {
-		out, err := p.inside("curl", "-sf", "http://127.0.0.1:9090"+path)
+		out, err := p.inside("curl", "-sfg", "http://127.0.0.1:9090"+path)
 		return err == nil && json.Unmarshal([]byte(out), into) == nil
 	}
 	var rules struct {
