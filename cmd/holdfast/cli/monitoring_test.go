@@ -17,7 +17,7 @@ import (
 func TestMonitoring(t *testing.T) {
 	runsPods(t)
 	compilesLong(t, "Prometheus")
-	p := platform(t, "monitoring")
+	p := platform(t, "monitoring", "certificates")
 	outside := p.wayOut(t)
 	const address = "10.0.2.15" // of the example's node
 	p.sh("ip", "-n", p.netns, "addr", "add", address+"/32", "dev", "lo")

@@ -102,6 +102,13 @@ const nodeName = "node-1"
 // hosts is what the cluster's names lead to here.
 const hosts = "127.0.0.1 localhost postgresql.postgresql.svc.cluster.local keycloak.keycloak.svc.cluster.local registry.registry.svc.cluster.local minio.minio.svc.cluster.local loki.loki.svc.cluster.local alertmanager.monitoring.svc.cluster.local cert-manager.certificates.svc.cluster.local id.source.example registry.source.example\n"
 
+// hostsFile knows the host's own name too, as a pod's does.
+func hostsFile(t *testing.T) []byte {
+	name, err := os.Hostname()
+	must(t, err)
+	return []byte(hosts + "127.0.0.1 " + name + "\n")
+}
+
 // runsPods skips a test that runs images, where that is not wanted or cannot be.
 func runsPods(t *testing.T, tools ...string) {
 	t.Helper()
@@ -138,7 +145,7 @@ func newPods(t *testing.T, s *store.Store, images map[string]store.Content) *pod
 	etc := "/etc/netns/" + p.netns
 	must(t, os.MkdirAll(etc, 0o755))
 	t.Cleanup(func() { os.RemoveAll(etc) })
-	must(t, os.WriteFile(etc+"/hosts", []byte(hosts), 0o644))
+	must(t, os.WriteFile(etc+"/hosts", hostsFile(t), 0o644))
 	return p
 }
 
@@ -241,7 +248,7 @@ func (p *pods) container(o object, number int) *running {
 		}
 	}
 	must(p.t, os.MkdirAll(root+"/etc", 0o755))
-	must(p.t, os.WriteFile(root+"/etc/hosts", []byte(hosts), 0o644))
+	must(p.t, os.WriteFile(root+"/etc/hosts", hostsFile(p.t), 0o644))
 	must(p.t, os.WriteFile(root+"/etc/resolv.conf", []byte("nameserver 192.0.2.53\n"), 0o644))
 	for _, d := range []string{"proc", "dev"} {
 		must(p.t, os.MkdirAll(filepath.Join(root, d), 0o755))

@@ -38,7 +38,14 @@ func platform(t *testing.T) State {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var names []string
 	for _, c := range all {
+		names = append(names, c.Name)
+	}
+	if all, err = catalog.Order(names); err != nil { // with what they have with one another
+		t.Fatal(err)
+	}
+	for _, c := range (catalog.Site{Domain: "site.example", Address: nodeAddress}).Of(all) {
 		for _, f := range c.Manifests {
 			objs, err := apply.Parse(f.Data)
 			if err != nil {
@@ -78,6 +85,8 @@ func platform(t *testing.T) State {
 	return s
 }
 
+const nodeAddress = "192.0.2.1"
+
 // The platform's own policies open the ways that it needs, and no others.
 func TestPlatform(t *testing.T) {
 	s := platform(t)
@@ -90,7 +99,7 @@ func TestPlatform(t *testing.T) {
 			t.Errorf("no policy denies what is not needed by %s", p)
 		}
 	}
-	const node, outside = "192.0.2.1", "198.51.100.1"
+	const node, outside = nodeAddress, "198.51.100.1"
 	addr := func(who string) netip.Addr {
 		if a, err := netip.ParseAddr(who); err == nil {
 			return a
@@ -98,6 +107,7 @@ func TestPlatform(t *testing.T) {
 		return s.ip(who)
 	}
 	const dns, storage, db = "kube-system/coredns", "local-path-storage/local-volumes", "postgresql/postgresql"
+	const objects, logs, measures, alerts = "minio/minio", "loki/loki", "monitoring/prometheus", "monitoring/alertmanager"
 	const certs, front, id, images = "certificates/cert-manager", "ingress/traefik", "keycloak/keycloak", "registry/registry"
 	for _, c := range []struct {
 		from, to string
@@ -107,7 +117,19 @@ func TestPlatform(t *testing.T) {
 	}{
 		{"users/app", dns, udp, 1053, true},
 		{"users/app", dns, tcp, 1053, true},
-		{db, dns, udp, 1053, false}, // it needs no names
+		{db, dns, udp, 1053, true}, // for the archive
+		{db, objects, tcp, 9000, true},
+		{objects, db, tcp, 5432, false},
+		{logs, objects, tcp, 9000, true},
+		{"users/app", objects, tcp, 9000, false},
+		{measures, node, tcp, 5003, true},
+		{measures, node, tcp, 6443, false},
+		{measures, certs, tcp, 9402, true},
+		{measures, alerts, tcp, 9093, true},
+		{alerts, node, tcp, 5003, true},
+		{alerts, outside, tcp, 443, false},
+		{"another/component", alerts, tcp, 9093, false}, // it knows no users
+		{"another/component", measures, tcp, 9090, false},
 		{"users/app", dns, tcp, 9153, false},
 		{"another/component", dns, tcp, 9153, true},
 		{"users/app", dns, tcp, 8080, false},
