@@ -156,13 +156,13 @@ func (o others) connect(w http.ResponseWriter, r *http.Request) {
 	}
 	defer there.Close()
 	w.WriteHeader(http.StatusOK)
-	here, _, err := w.(http.Hijacker).Hijack()
+	here, early, err := w.(http.Hijacker).Hijack() // its first bytes may have been read already
 	if err != nil {
 		return
 	}
 	defer here.Close()
 	go func() {
-		_, _ = io.Copy(there, here)
+		_, _ = io.Copy(there, early)
 		there.Close()
 	}()
 	_, _ = io.Copy(here, there)

@@ -1,6 +1,8 @@
 package boot_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/xml"
 	"net/url"
@@ -79,8 +81,9 @@ func (o others) credentials(t *testing.T, user string) s3User {
 
 func (u s3User) want(t *testing.T, method, path, body, code, says string) {
 	t.Helper()
+	sum := sha256.Sum256([]byte(body))
 	args := []string{"-X", method, "-w", "\n%{http_code}", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", u.key + ":" + u.secret,
-		"-H", "x-amz-security-token: " + u.session, "-H", "Content-Type: text/plain"}
+		"-H", "x-amz-security-token: " + u.session, "-H", "x-amz-content-sha256: " + hex.EncodeToString(sum[:]), "-H", "Content-Type: text/plain"}
 	if body != "" {
 		args = append(args, "--data-binary", body)
 	}
@@ -105,7 +108,7 @@ func (o others) everyPodOnce(t *testing.T) {
 		}
 		start := time.Now()
 		run(t, o.site, "lab", "kubectl", "delete", "pod", "-n", namespace, name, "--wait", "--timeout=5m")
-		time.Sleep(5 * time.Second) // for the status to notice
+		time.Sleep(12 * time.Second) // for the status to notice
 		must(t, vm.WaitHealthy(t.Context(), nil))
 		t.Logf("%s: healthy again after %.0f s", line, time.Since(start).Seconds())
 	}

@@ -197,6 +197,7 @@ func TestOrder(t *testing.T) {
 		t.Fatalf("%q, %+v", f.done, h)
 	}
 	f.unready, f.done = nil, nil
+	clock = clock.Add(lookAgainWaiting)
 	if h = r.Tick(t.Context()); !h[0].Healthy || h[1].Reason != "refused" {
 		t.Fatalf("%+v", h)
 	}
@@ -209,6 +210,10 @@ func TestOrder(t *testing.T) {
 		t.Fatalf("%+v", h)
 	}
 	f.unready = map[string]string{"db": "gone"}
+	if h = r.Tick(t.Context()); !h[0].Healthy {
+		t.Errorf("looked again at once: %+v", h)
+	}
+	clock = clock.Add(lookAgain)
 	if h = r.Tick(t.Context()); h[0].Healthy || !h[1].Healthy {
 		t.Errorf("%+v", h)
 	}

@@ -37,6 +37,8 @@ type Cluster struct {
 	rest   rest.Interface
 	dyn    dynamic.Interface
 	mapper *restmapper.DeferredDiscoveryRESTMapper
+
+	warnings warnings
 }
 
 // Connect reads a kubeconfig; it does not talk to the server yet.

@@ -77,6 +77,22 @@ func replicas(n *int32) int32 {
 	return *n
 }
 
+// These alone do not say why a pod waits.
+const (
+	creating = "ContainerCreating"
+	notReady = "running, not ready yet"
+)
+
+// saysWhy reports whether a pod's reason has its cause.
+func saysWhy(reason string) bool {
+	for _, state := range []string{creating, notReady, string(corev1.PodPending)} {
+		if strings.HasSuffix(reason, ": "+state) {
+			return false
+		}
+	}
+	return true
+}
+
 // podsReason says that fewer than want pods are ready, or nothing. Those on
 // their way out do not count.
 func podsReason(pods []corev1.Pod, want int32) string {
@@ -119,7 +135,7 @@ func podReason(p *corev1.Pod) string {
 	}
 	for _, s := range all {
 		if s.State.Running != nil && !s.Ready {
-			return fmt.Sprintf("pod %s: %s: running, not ready yet", p.Name, s.Name)
+			return fmt.Sprintf("pod %s: %s: %s", p.Name, s.Name, notReady)
 		}
 	}
 	return fmt.Sprintf("pod %s: %s", p.Name, p.Status.Phase)

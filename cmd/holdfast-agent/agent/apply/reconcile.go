@@ -67,12 +67,18 @@ type part struct {
 	Health
 	next        time.Time // not tried again before
 	delay       time.Duration
+	looked      time.Time // its health is from then
 	puttingBack bool
 }
 
 const (
 	firstDelay = 2 * time.Second
 	mostDelay  = time.Minute
+	// Nothing is looked at again before: looks at everything are a good part of
+	// what a slow API server can do. Where all is healthy nobody looks more often
+	// than that anyhow.
+	lookAgain        = 9 * time.Second
+	lookAgainWaiting = 4 * time.Second // while it is not healthy
 )
 
 // NewReconciler takes components in dependency order. secrets returns the
@@ -126,9 +132,16 @@ func (r *Reconciler) tick(ctx context.Context, p *part) {
 			p.next, p.Reason = r.now().Add(p.delay), err.Error()
 			return
 		}
-		p.Applied = true
+		p.Applied, p.looked = true, time.Time{}
 	}
-	p.Healthy, p.Reason = true, ""
+	again := lookAgain
+	if !p.Healthy {
+		again = lookAgainWaiting
+	}
+	if !p.looked.IsZero() && r.now().Sub(p.looked) < again {
+		return
+	}
+	p.Healthy, p.Reason, p.looked = true, "", r.now()
 	for _, w := range p.Ready {
 		reason, err := r.target.Unready(ctx, w)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -69,7 +70,15 @@ func tolerates(tol corev1.Toleration, t corev1.Taint) bool {
 // is.
 func (c *Cluster) pendingReason(ctx context.Context, p *corev1.Pod) string {
 	reason := podReason(p)
-	if reason == "" || p.Spec.NodeName != "" || p.Status.Phase != corev1.PodPending {
+	if reason == "" {
+		return ""
+	}
+	if p.Spec.NodeName != "" || p.Status.Phase != corev1.PodPending {
+		if !saysWhy(reason) {
+			if said := c.warnings.of(ctx, c, p, time.Now()); said != "" {
+				reason += ": " + said
+			}
+		}
 		return reason
 	}
 	var claims []corev1.PersistentVolumeClaim
