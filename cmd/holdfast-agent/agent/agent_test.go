@@ -494,6 +494,38 @@ func TestTheClockOnlyGoesForward(t *testing.T) {
 	}
 }
 
+// A clock that is later than the release and earlier than what was written may
+// be right, and what was written wrong: somebody at the console says so.
+func TestAClockThatWasAhead(t *testing.T) {
+	b := newBox(t)
+	k := key(t)
+	b.trust(k)
+	b.seed(k, mac)
+	right, wrong := b.clock.Unix(), b.clock.AddDate(2, 0, 0).Unix()
+	b.write("var/lib/holdfast/time", fmt.Sprint(wrong))
+	b.typed = make(chan string, 2)
+	b.typed <- "yes"
+	b.typed <- "the clock is right"
+	b.start("this machine is node node1")
+	if !b.set.IsZero() {
+		t.Errorf("the clock was set to %v", b.set)
+	}
+	if !strings.Contains(b.said(), `that is not "the clock is right"`) {
+		t.Errorf("the console shows:\n%s", b.said())
+	}
+	if s := b.read("var/lib/holdfast/time"); s != fmt.Sprint(right) {
+		t.Errorf("%s is written, not %d", s, right)
+	}
+	// Before the release was made it is wrong for certain, and nobody is asked.
+	b.write("var/lib/holdfast/time", fmt.Sprint(wrong))
+	b.clock = time.Unix(epoch-1000, 0)
+	b.typed <- "the clock is right"
+	b.start("this machine is node node1")
+	if b.set.Unix() != wrong {
+		t.Errorf("the clock was set to %v", b.set)
+	}
+}
+
 // TestLabPort talks over a terminal, a device as the port is one.
 func TestLabPort(t *testing.T) {
 	b := newBox(t)

@@ -16,24 +16,30 @@ const (
 	epochFile   = "/usr/lib/holdfast/release.epoch"
 	timeFile    = "/var/lib/holdfast/time"
 	persistTime = 10 * time.Minute
+
+	// No clock goes that wrong by itself between two starts.
+	clockSlack = 24 * time.Hour
+	// How long somebody is asked which of two times is right.
+	clockAsks  = 2 * time.Minute
+	clockRight = "the clock is right"
 )
 
 // setClock moves the clock forward to the latest time known to have been:
 // the release's epoch, or what was last persisted. A machine whose battery is
-// dead must not take certificates for not valid yet.
-func (a *agent) setClock(epoch int64) error {
-	floor := epoch
-	for _, f := range []string{epochFile, timeFile} {
-		b, err := os.ReadFile(a.host.path(f))
-		if err != nil {
-			continue // not there at a first boot
-		}
-		if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil {
-			floor = max(floor, n)
-		}
-	}
-	now, want := a.host.Now(), time.Unix(floor, 0)
+// dead must not take certificates for not valid yet. Where the clock is behind
+// what was persisted and still later than the release, either may be wrong:
+// somebody at the console is asked, and without an answer it is the clock.
+func (a *agent) setClock(ctx context.Context, epoch int64) error {
+	made, written := max(epoch, a.seconds(epochFile)), a.seconds(timeFile)
+	now, want := a.host.Now(), time.Unix(max(made, written), 0)
 	if !now.Before(want) {
+		return nil
+	}
+	if !now.Before(time.Unix(made, 0)) && want.Sub(now) > clockSlack && a.clockIsRight(ctx, now, want) {
+		if err := a.writeTime(); err != nil {
+			return fmt.Errorf("cannot go by the machine's clock: %w", err)
+		}
+		a.Say("the clock is taken for right: %s", now.UTC().Format(time.RFC3339))
 		return nil
 	}
 	a.Say("the clock says %s, which is over: set forward to %s", now.UTC().Format(time.RFC3339), want.UTC().Format(time.RFC3339))
@@ -43,15 +49,56 @@ func (a *agent) setClock(epoch int64) error {
 	return nil
 }
 
+// seconds is what a file says, since 1970; 0 if there is none, as at a first boot.
+func (a *agent) seconds(file string) int64 {
+	b, err := os.ReadFile(a.host.path(file))
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// clockIsRight asks whoever is at a console.
+func (a *agent) clockIsRight(ctx context.Context, now, written time.Time) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		defer cancel()
+		_ = a.host.Sleep(ctx, clockAsks)
+	}()
+	lines := a.host.Input(ctx)
+	a.Say("the clock says %s, but this node has seen %s. Which is wrong?\ntype \"%s\" and Enter here within %.0f minutes to go by the clock; otherwise it is set forward",
+		now.UTC().Format(time.RFC3339), written.UTC().Format(time.RFC3339), clockRight, clockAsks.Minutes())
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case line := <-lines:
+			if strings.TrimSpace(line) == clockRight {
+				return true
+			}
+			a.Say("that is not \"%s\": nothing is done", clockRight)
+		}
+	}
+}
+
+// writeTime persists the time.
+func (a *agent) writeTime() error {
+	file := a.host.path(timeFile)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return atomicfile.Write(file, strconv.AppendInt(nil, a.host.Now().Unix(), 10), 0o644)
+}
+
 // keepTime persists the time until ctx ends.
 func (a *agent) keepTime(ctx context.Context) {
 	for {
-		file := a.host.path(timeFile)
-		err := os.MkdirAll(filepath.Dir(file), 0o755)
-		if err == nil {
-			err = atomicfile.Write(file, strconv.AppendInt(nil, a.host.Now().Unix(), 10), 0o644)
-		}
-		if err != nil {
+		if err := a.writeTime(); err != nil {
 			a.log.Error("cannot persist the time", "error", err)
 		}
 		if a.host.Sleep(ctx, persistTime) != nil {

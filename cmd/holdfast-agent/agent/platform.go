@@ -15,6 +15,8 @@ import (
 const (
 	tickBusy = 2 * time.Second  // while something is not healthy
 	tickIdle = 10 * time.Second // when all is
+
+	dropEvery = 10 * time.Minute
 )
 
 // reconciler reads the release's manifests.
@@ -32,10 +34,16 @@ func (a *agent) platform(ctx context.Context, u *updates, r *apply.Reconciler, n
 	a.Phase(status.Components)
 	start := a.host.Now()
 	pruned := false
+	var dropped time.Time
 	for {
 		healthy := a.watch(ctx, look, n, c, start)
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		// The clock may have been set right by now.
+		if now := a.host.Now(); now.Sub(dropped).Abs() > dropEvery {
+			dropped = now
+			a.dropEarly(ctx, c)
 		}
 		d := tickBusy
 		if healthy {
@@ -51,6 +59,17 @@ func (a *agent) platform(ctx context.Context, u *updates, r *apply.Reconciler, n
 		if err := a.host.Sleep(ctx, d); err != nil {
 			return err
 		}
+	}
+}
+
+// dropEarly has certificates made anew that were issued while the clock was ahead.
+func (a *agent) dropEarly(ctx context.Context, c *apply.Cluster) {
+	dropped, err := c.DropEarly(ctx, a.host.Now())
+	for _, s := range dropped {
+		a.Say("the certificate %s: it is made anew", s)
+	}
+	if err != nil && ctx.Err() == nil {
+		a.log.Error("certificates", "error", err)
 	}
 }
 

@@ -52,7 +52,7 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 		s.Release = status.Release{Name: f.Name, Number: int(f.Release)}
 		s.Engine = status.Engine{Name: rel.config.Engine.Name, Version: rel.config.Engine.Version}
 	})
-	if err := a.insist(ctx, status.Starting, "set the clock", func() error { return a.setClock(f.Epoch) }); err != nil {
+	if err := a.insist(ctx, status.Starting, "set the clock", func() error { return a.setClock(ctx, f.Epoch) }); err != nil {
 		return err
 	}
 	go a.keepTime(ctx)

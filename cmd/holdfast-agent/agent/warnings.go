@@ -28,6 +28,9 @@ const (
 	synchronized = "/run/systemd/timesync/synchronized"
 	// A server that is there answers within that time.
 	clockWithin = 10 * time.Minute
+	// After that long a clock that is ahead is as likely as a release that is so
+	// old, and either has to be looked at.
+	oldRelease = 548 * 24 * time.Hour
 )
 
 // seen is what warnings come from.
@@ -36,6 +39,7 @@ type seen struct {
 	ends       map[string]time.Time   // certificates, by path
 	renewed    func(name string) bool // whether a boot makes that one anew; nil: none
 	clock      bool                   // a time server is named, and none has answered
+	made       time.Time              // the release
 	noBackup   bool                   // overdue
 	backup     *status.Backup         // the last one
 	update     install.State
@@ -65,6 +69,9 @@ func warningsOf(s seen, now time.Time) []string {
 	}
 	if s.clock {
 		warn("clock: no time server has answered since the node started")
+	}
+	if !s.made.IsZero() && now.Sub(s.made) > oldRelease {
+		warn("clock: it says %s, and this release was made on %s: the one is wrong or the other old", now.UTC().Format(time.DateOnly), s.made.UTC().Format(time.DateOnly))
 	}
 	switch {
 	case s.noBackup && s.backup != nil:
@@ -103,7 +110,7 @@ func (a *agent) keepWarning(ctx context.Context, u *updates, n node.Node) {
 
 func (a *agent) look(u *updates, n node.Node) seen {
 	st := a.Get()
-	s := seen{noBackup: st.NoBackup, backup: st.Backup, mode: u.is()}
+	s := seen{made: time.Unix(u.running.Facts().Epoch, 0), noBackup: st.NoBackup, backup: st.Backup, mode: u.is()}
 	var fs unix.Statfs_t
 	if err := unix.Statfs(a.host.path("/var"), &fs); err == nil {
 		s.free, s.size = int64(fs.Bavail)*fs.Bsize, int64(fs.Blocks)*fs.Bsize

@@ -30,6 +30,8 @@ func TestWarnings(t *testing.T) {
 			"certificate: /pki/b.crt ends on 2027-01-27; a reboot renews it",
 		}},
 		{"no time server", seen{clock: true}, []string{"clock: no time server has answered since the node started"}},
+		{"a clock far from the release", seen{made: now.AddDate(-2, 0, 0)}, []string{"clock: it says 2026-11-28, and this release was made on 2024-11-28: the one is wrong or the other old"}},
+		{"a release of last year", seen{made: now.AddDate(-1, 0, 0)}, nil},
 		{"no backup for long", seen{noBackup: true, backup: &status.Backup{Time: now.AddDate(0, 0, -3)}}, []string{"backup: the last one is of 2026-11-25T12:00:00Z"}},
 		{"no backup at all", seen{noBackup: true}, []string{"backup: there is none"}},
 		{"a failed update", seen{update: failed}, []string{"update: release demo 8 did not stay: node not ready"}},

@@ -219,6 +219,45 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// What stays unhealthy is applied anew, with its secrets, once all that it needs
+// is healthy; until then its status says what it needs.
+func TestAgain(t *testing.T) {
+	db := component(t, "db", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: db}\n")
+	web := component(t, "web", "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: web}\n", "db")
+	web.Secrets = []node.Secret{{Name: "pw", Namespace: "web"}}
+	f := &fake{}
+	clock := time.Unix(0, 0)
+	r := NewReconciler(f, []Component{db, web}, func(node.Secret) (map[string]string, error) { return nil, nil }, func() time.Time { return clock })
+	r.Tick(t.Context())
+	clock = clock.Add(applyAgain)
+	f.done = nil
+	if h := r.Tick(t.Context()); !h[1].Healthy || len(f.done) != 0 {
+		t.Fatalf("applied %q though healthy: %+v", f.done, h)
+	}
+	f.unready = map[string]string{"db": "pulling", "web": `secret "pw" not found`}
+	clock = clock.Add(lookAgain)
+	h := r.Tick(t.Context())
+	if want := `needs db, which is not healthy; secret "pw" not found`; h[1].Reason != want {
+		t.Errorf("the status says %q", h[1].Reason)
+	}
+	r.Tick(t.Context())
+	if want := []string{"ensure db", "ConfigMap db/c"}; !slices.Equal(f.done, want) {
+		t.Errorf("done: %q", f.done)
+	}
+	delete(f.unready, "db")
+	f.done = nil
+	clock = clock.Add(lookAgain)
+	h = r.Tick(t.Context())
+	if want := []string{"ensure web", "Secret web/pw", "Service web/s"}; !slices.Equal(f.done, want) || h[1].Healthy {
+		t.Errorf("done: %q, %+v", f.done, h)
+	}
+	f.unready = nil
+	clock = clock.Add(lookAgain)
+	if h := r.Tick(t.Context()); !h[1].Healthy {
+		t.Errorf("%+v", h)
+	}
+}
+
 // What only comes after another is applied while that one is not healthy.
 func TestAfter(t *testing.T) {
 	db := component(t, "db", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: db}\n")

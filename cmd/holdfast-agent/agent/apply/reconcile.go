@@ -68,6 +68,7 @@ type part struct {
 	next        time.Time // not tried again before
 	delay       time.Duration
 	looked      time.Time // its health is from then
+	applied     time.Time // the last time
 	puttingBack bool
 }
 
@@ -79,6 +80,9 @@ const (
 	// than that anyhow.
 	lookAgain        = 9 * time.Second
 	lookAgainWaiting = 4 * time.Second // while it is not healthy
+	// What is still not healthy is applied anew: something of it may have been
+	// changed or removed.
+	applyAgain = 3 * time.Minute
 )
 
 // NewReconciler takes components in dependency order. secrets returns the
@@ -110,16 +114,18 @@ func (r *Reconciler) Tick(ctx context.Context) []Health {
 }
 
 func (r *Reconciler) tick(ctx context.Context, p *part) {
-	if !p.Applied {
-		if missing := r.unhealthy(p.Needs); len(missing) > 0 {
-			p.Reason = "waits for " + strings.Join(missing, ", ")
-			return
-		}
+	missing := r.unhealthy(p.Needs)
+	switch {
+	case p.Applied && (p.Healthy || len(missing) > 0 || r.now().Sub(p.applied) < applyAgain):
+		// Its health alone is of interest.
+	case len(missing) > 0:
+		p.Reason = "waits for " + strings.Join(missing, ", ")
+		return
+	case r.now().Before(p.next):
+		return
+	default:
 		if missing := r.unapplied(p.After); len(missing) > 0 {
 			p.Reason = "comes after " + strings.Join(missing, ", ")
-			return
-		}
-		if r.now().Before(p.next) {
 			return
 		}
 		waits, err := r.apply(ctx, p)
@@ -132,7 +138,7 @@ func (r *Reconciler) tick(ctx context.Context, p *part) {
 			p.next, p.Reason = r.now().Add(p.delay), err.Error()
 			return
 		}
-		p.Applied, p.looked = true, time.Time{}
+		p.Applied, p.applied, p.looked, p.delay = true, r.now(), time.Time{}, 0
 	}
 	again := lookAgain
 	if !p.Healthy {
@@ -141,17 +147,26 @@ func (r *Reconciler) tick(ctx context.Context, p *part) {
 	if !p.looked.IsZero() && r.now().Sub(p.looked) < again {
 		return
 	}
-	p.Healthy, p.Reason, p.looked = true, "", r.now()
+	p.looked = r.now()
+	p.Reason = r.unready(ctx, p)
+	p.Healthy = p.Reason == ""
+	if !p.Healthy && len(missing) > 0 {
+		p.Reason = fmt.Sprintf("needs %s, which is not healthy; %s", strings.Join(missing, ", "), p.Reason)
+	}
+}
+
+// unready says what of p is not ready, or nothing.
+func (r *Reconciler) unready(ctx context.Context, p *part) string {
 	for _, w := range p.Ready {
 		reason, err := r.target.Unready(ctx, w)
 		if err != nil {
-			reason = fmt.Sprintf("cannot look at %s %s: %v", w.Kind, w.Name, err)
+			return fmt.Sprintf("cannot look at %s %s: %v", w.Kind, w.Name, err)
 		}
 		if reason != "" {
-			p.Healthy, p.Reason = false, reason
-			return
+			return reason
 		}
 	}
+	return ""
 }
 
 // apply makes namespaces and secrets before what refers to them, and says what

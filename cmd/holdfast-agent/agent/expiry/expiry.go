@@ -1,4 +1,4 @@
-// Package expiry reads when certificates on disk end.
+// Package expiry reads how long certificates on disk are good.
 package expiry
 
 import (
@@ -13,30 +13,40 @@ import (
 // a pattern, by path on the node. What is no certificate is left out.
 func Of(root string, patterns []string) map[string]time.Time {
 	out := map[string]time.Time{}
+	for name, c := range Certificates(root, patterns) {
+		out[name] = c.NotAfter
+	}
+	return out
+}
+
+// Certificates are the first ones of those files.
+func Certificates(root string, patterns []string) map[string]*x509.Certificate {
+	out := map[string]*x509.Certificate{}
 	for _, pattern := range patterns {
 		names, _ := filepath.Glob(filepath.Join(root, pattern)) // its only error is of a pattern
 		for _, name := range names {
 			rel, err := filepath.Rel(root, name)
-			if end, ok := endOf(name); ok && err == nil {
-				out["/"+rel] = end
+			if err != nil {
+				continue
+			}
+			b, err := os.ReadFile(name)
+			if err != nil {
+				continue
+			}
+			if c, ok := First(b); ok {
+				out["/"+rel] = c
 			}
 		}
 	}
 	return out
 }
 
-func endOf(name string) (time.Time, bool) {
-	b, err := os.ReadFile(name)
-	if err != nil {
-		return time.Time{}, false
-	}
+// First is the first certificate of PEM.
+func First(b []byte) (*x509.Certificate, bool) {
 	p, _ := pem.Decode(b)
 	if p == nil {
-		return time.Time{}, false
+		return nil, false
 	}
 	c, err := x509.ParseCertificate(p.Bytes)
-	if err != nil {
-		return time.Time{}, false
-	}
-	return c.NotAfter, true
+	return c, err == nil
 }

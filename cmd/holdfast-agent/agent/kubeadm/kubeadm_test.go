@@ -2,6 +2,7 @@ package kubeadm_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/kubeadm"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
@@ -118,11 +120,11 @@ type machine struct {
 
 func newMachine(t *testing.T) *machine {
 	k := &machine{}
-	k.Node = kubeadm.Node{Root: t.TempDir(), Say: t.Logf, Run: func(_ context.Context, line func(string), _ string, arg ...string) error {
+	k.Node = kubeadm.Node{Root: t.TempDir(), Say: t.Logf, Now: time.Now, Run: func(_ context.Context, line func(string), _ string, arg ...string) error {
 		k.ran = append(k.ran, strings.Join(arg[:min(len(arg), 3)], " "))
 		line("[certs] Generating")
 		if arg[0] == "init" && arg[1] == "--config" {
-			k.write(t, "etc/kubernetes/pki/ca.key")
+			k.write(t, "etc/kubernetes/pki/sa.key")
 			k.write(t, "var/lib/etcd/member/wal")
 		}
 		if k.fail != "" && strings.HasPrefix(strings.Join(arg, " "), k.fail) {
@@ -192,6 +194,25 @@ func TestTheHalvesOfInit(t *testing.T) {
 			if slices.Contains(s, phase) == (i == half) {
 				t.Errorf("phase %s, half %d: skipped %q", phase, i, s)
 			}
+		}
+	}
+}
+
+// kubeadm finds its authorities there, good at any time.
+func TestAuthorities(t *testing.T) {
+	k := newMachine(t)
+	if err := k.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for file, name := range map[string]string{"ca": "kubernetes", "front-proxy-ca": "front-proxy-ca", "etcd/ca": "etcd-ca"} {
+		pair, err := tls.LoadX509KeyPair(filepath.Join(k.Root, "etc/kubernetes/pki", file+".crt"), filepath.Join(k.Root, "etc/kubernetes/pki", file+".key"))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		c := pair.Leaf
+		if !c.IsCA || c.Subject.CommonName != name || c.NotBefore.Unix() != 0 || c.NotAfter.Year() != 2099 {
+			t.Errorf("%s: %v, authority: %v, from %v to %v", file, c.Subject, c.IsCA, c.NotBefore, c.NotAfter)
 		}
 	}
 }

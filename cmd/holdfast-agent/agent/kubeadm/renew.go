@@ -3,6 +3,7 @@ package kubeadm
 import (
 	"context"
 	"fmt"
+	"os"
 	"path"
 	"time"
 
@@ -24,18 +25,45 @@ func Renewed(name string) bool {
 	return b != "ca.crt" && b != "front-proxy-ca.crt"
 }
 
-// renew makes all certificates anew if one ends within RenewBefore. It is a
-// node that nobody logs in to.
+// What the kubelet reaches the API with: the certificate, which it renews by
+// itself as long as it is good, and the file that names it.
+const (
+	kubeletKey    = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+	kubeletAccess = "/etc/kubernetes/kubelet.conf"
+)
+
+// renew makes all certificates anew if one ends within RenewBefore, or is not
+// good yet, as after a clock that was ahead. It is a node that nobody logs in to.
 func (n Node) renew(ctx context.Context) error {
-	for name, end := range expiry.Of(n.Root, Certificates()) {
-		if !Renewed(name) || end.Sub(n.Now()) > RenewBefore {
-			continue
+	now, why, kubelet := n.Now(), "", false
+	for name, c := range expiry.Certificates(n.Root, append(Certificates(), kubeletKey)) {
+		bad := ""
+		switch {
+		case c.NotBefore.After(now):
+			bad = fmt.Sprintf("%s begins on %s", name, c.NotBefore.UTC().Format(time.DateOnly))
+		case name == kubeletKey && c.NotAfter.Before(now),
+			name != kubeletKey && Renewed(name) && c.NotAfter.Sub(now) <= RenewBefore:
+			bad = fmt.Sprintf("%s ends on %s", name, c.NotAfter.UTC().Format(time.DateOnly))
 		}
-		n.Say("%s ends on %s: the control plane's certificates are made anew", name, end.UTC().Format(time.DateOnly))
-		if err := n.run(ctx, "certs", "renew", "all", "--config", ConfigFile); err != nil {
-			return fmt.Errorf("cannot renew certificates: %w", err)
+		if bad != "" {
+			why, kubelet = bad, kubelet || name == kubeletKey
 		}
+	}
+	if why == "" {
 		return nil
 	}
-	return nil
+	n.Say("%s: the control plane's certificates are made anew", why)
+	if err := n.run(ctx, "certs", "renew", "all", "--config", ConfigFile); err != nil {
+		return fmt.Errorf("cannot renew certificates: %w", err)
+	}
+	if !kubelet {
+		return nil
+	}
+	// kubeadm leaves the kubelet's to the kubelet, and makes one where none is.
+	for _, name := range []string{kubeletKey, kubeletAccess} {
+		if err := os.RemoveAll(n.path(name)); err != nil {
+			return fmt.Errorf("cannot renew the kubelet's certificate: %w", err)
+		}
+	}
+	return n.phases(ctx, "kubeconfig kubelet")
 }

@@ -65,6 +65,9 @@ func (n Node) Up(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := n.authorities(); err != nil {
+		return err
+	}
 	return n.init(ctx, waitForAPI)
 }
 

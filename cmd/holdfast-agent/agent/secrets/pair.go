@@ -15,11 +15,11 @@ import (
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 )
 
-// pair makes a key and a certificate that it signed itself, in PEM: an RSA key
+// Pair makes a key and a certificate that it signed itself, in PEM: an RSA key
 // that signs data, or an authority's on P-256. Who trusts it was given this very
 // certificate: its dates say nothing, and are such that a node whose clock is
 // wrong does not trip over them.
-func pair(p node.Pair) (key, certificate string, err error) {
+func Pair(p node.Pair) (key, certificate string, err error) {
 	k, err := newKey(p.Authority)
 	if err != nil {
 		return "", "", err

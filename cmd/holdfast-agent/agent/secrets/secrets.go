@@ -57,7 +57,7 @@ func Ensure(dir string, s node.Secret, random io.Reader) (map[string]string, err
 		if have[p.Key] != "" && have[p.Certificate] != "" {
 			continue
 		}
-		if have[p.Key], have[p.Certificate], err = pair(p); err != nil {
+		if have[p.Key], have[p.Certificate], err = Pair(p); err != nil {
 			return nil, fmt.Errorf("cannot make secret %s/%s: %w", namespace, name, err)
 		}
 		changed = true
