@@ -27,8 +27,8 @@ type warning struct {
 	text  string
 }
 
-// of says what the kubelet and others last warned of p, such as a secret that is
-// missing or a probe that failed; else nothing.
+// of says what p answers to its readiness probe, or what the kubelet and others
+// last warned of it, such as a secret that is missing; else nothing.
 func (w *warnings) of(ctx context.Context, c *Cluster, p *corev1.Pod, now time.Time) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -41,7 +41,10 @@ func (w *warnings) of(ctx context.Context, c *Cluster, p *corev1.Pod, now time.T
 			delete(w.pods, uid)
 		}
 	}
-	text := lastWarning(c.events(ctx, p), now)
+	text := refusal(ctx, p)
+	if text == "" {
+		text = lastWarning(c.events(ctx, p), now)
+	}
 	if w.pods == nil {
 		w.pods = map[string]warning{}
 	}

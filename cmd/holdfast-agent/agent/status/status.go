@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/atomicfile"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/outside"
@@ -149,7 +150,8 @@ func New(file string, console func() (io.WriteCloser, error), log *slog.Logger, 
 }
 
 // Say prints lines to the console and the log, with the prefix that tells them
-// from the kernel's.
+// from the kernel's. What pods said may be in them, so no byte of theirs moves
+// the console's cursor.
 func (r *Reporter) Say(format string, a ...any) {
 	msg := fmt.Sprintf(format, a...)
 	r.log.Info(msg)
@@ -162,8 +164,15 @@ func (r *Reporter) Say(format string, a ...any) {
 	}
 	defer w.Close()
 	for line := range strings.Lines(msg) {
-		fmt.Fprintf(w, "holdfast: %s\n", strings.TrimSuffix(line, "\n"))
+		fmt.Fprintf(w, "holdfast: %s\n", strings.Map(plain, strings.TrimSuffix(line, "\n")))
 	}
+}
+
+func plain(r rune) rune {
+	if unicode.IsControl(r) && r != '\t' {
+		return '?'
+	}
+	return r
 }
 
 // Get returns a copy of the status.

@@ -31,8 +31,8 @@ func TestReporter(t *testing.T) {
 	if err := r.Step("do", func() error { return nil }); err != nil {
 		t.Error(err)
 	}
-	r.Say("two\nlines")
-	if got := c.String(); got != "holdfast: do: done in 1.0 s\nholdfast: two\nholdfast: lines\n" {
+	r.Say("two\nlines\x1b[2J\u009b\r")
+	if got := c.String(); got != "holdfast: do: done in 1.0 s\nholdfast: two\nholdfast: lines?[2J??\n" {
 		t.Errorf("the console shows %q", got)
 	}
 	b, err := os.ReadFile(file)

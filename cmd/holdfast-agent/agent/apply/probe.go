@@ -1,0 +1,110 @@
+package apply
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+const (
+	probeWaits = 3 * time.Second
+	probeReads = 16 << 10
+)
+
+// probeClient asks as the kubelet does: whoever answers at the pod's address.
+var probeClient = &http.Client{
+	Timeout: probeWaits,
+	Transport: &http.Transport{Proxy: nil, DisableKeepAlives: true,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
+
+// refusal is what the readiness probe of a running container is answered, of
+// which the kubelet tells the code alone; nothing if there is no answer, or no
+// refusal.
+func refusal(ctx context.Context, p *corev1.Pod) string {
+	for _, s := range p.Status.ContainerStatuses {
+		if s.Ready || s.State.Running == nil {
+			continue
+		}
+		for i := range p.Spec.Containers {
+			if k := &p.Spec.Containers[i]; k.Name == s.Name && k.ReadinessProbe != nil && k.ReadinessProbe.HTTPGet != nil {
+				return ask(ctx, p.Status.PodIP, k)
+			}
+		}
+	}
+	return ""
+}
+
+func ask(ctx context.Context, ip string, k *corev1.Container) string {
+	get := k.ReadinessProbe.HTTPGet
+	host, port := get.Host, portOf(get.Port, k)
+	if host == "" {
+		host = ip
+	}
+	scheme := strings.ToLower(string(get.Scheme))
+	if scheme == "" {
+		scheme = "http"
+	}
+	if host == "" || port == 0 {
+		return ""
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s://%s/%s", scheme, net.JoinHostPort(host, fmt.Sprint(port)), strings.TrimPrefix(get.Path, "/")), nil)
+	if err != nil {
+		return ""
+	}
+	resp, err := probeClient.Do(req)
+	if err != nil {
+		return ""
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode < http.StatusBadRequest {
+		return ""
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, probeReads))
+	if err != nil {
+		body = nil
+	}
+	return withMessage(fmt.Sprintf("it answers %d", resp.StatusCode), checksDown(body))
+}
+
+func portOf(want intstr.IntOrString, k *corev1.Container) int32 {
+	if want.Type == intstr.Int {
+		return want.IntVal
+	}
+	for _, p := range k.Ports {
+		if p.Name == want.StrVal {
+			return p.ContainerPort
+		}
+	}
+	return 0
+}
+
+// checksDown names the checks of MicroProfile's form that are down; of any other
+// answer it is the text on one line.
+func checksDown(body []byte) string {
+	var health struct {
+		Checks []struct{ Name, Status string }
+	}
+	if json.Unmarshal(body, &health) == nil {
+		var down []string
+		for _, c := range health.Checks {
+			if c.Status != "UP" {
+				down = append(down, c.Name)
+			}
+		}
+		if len(down) > 0 {
+			return strings.Join(down, ", ")
+		}
+	}
+	return strings.Join(strings.Fields(strings.ToValidUTF8(string(body), "?")), " ")
+}
