@@ -16,7 +16,7 @@ const (
 	tickBusy = 2 * time.Second  // while something is not healthy
 	tickIdle = 10 * time.Second // when all is
 
-	dropEvery = 10 * time.Minute
+	certificatesEvery = 10 * time.Minute
 )
 
 // reconciler reads the release's manifests.
@@ -34,16 +34,16 @@ func (a *agent) platform(ctx context.Context, u *updates, r *apply.Reconciler, n
 	a.Phase(status.Components)
 	start := a.host.Now()
 	pruned := false
-	var dropped time.Time
+	var looked time.Time
 	for {
 		healthy := a.watch(ctx, look, n, c, start)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		// The clock may have been set right by now.
-		if now := a.host.Now(); now.Sub(dropped).Abs() > dropEvery {
-			dropped = now
-			a.dropEarly(ctx, c)
+		if now := a.host.Now(); now.Sub(looked).Abs() > certificatesEvery {
+			looked = now
+			a.lookAtCertificates(ctx, c)
 		}
 		d := tickBusy
 		if healthy {
@@ -62,14 +62,18 @@ func (a *agent) platform(ctx context.Context, u *updates, r *apply.Reconciler, n
 	}
 }
 
-// dropEarly has certificates made anew that were issued while the clock was ahead.
-func (a *agent) dropEarly(ctx context.Context, c *apply.Cluster) {
-	dropped, err := c.DropEarly(ctx, a.host.Now())
+// lookAtCertificates has those made anew that were issued while the clock was
+// ahead, and keeps the ends of the others for the warnings.
+func (a *agent) lookAtCertificates(ctx context.Context, c *apply.Cluster) {
+	ends, dropped, err := c.Certificates(ctx, a.host.Now())
 	for _, s := range dropped {
 		a.Say("the certificate %s: it is made anew", s)
 	}
 	if err != nil && ctx.Err() == nil {
 		a.log.Error("certificates", "error", err)
+	}
+	if ends != nil {
+		a.ends.Store(&ends)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"holdfast.dev/holdfast/bundles/install"
@@ -25,12 +26,13 @@ type agent struct {
 	host      Host
 	log       *slog.Logger
 	confirmed *confirmations
+	ends      atomic.Pointer[map[string]time.Time] // of certificates in the cluster
 }
 
 // run brings the node up, step by step, and then keeps watch until ctx ends.
 // It does not return for a fault: it says what is wrong, and tries again.
 func run(ctx context.Context, h Host, log *slog.Logger) error {
-	a := &agent{status.New(h.path(statusFile), h.Console, log, h.Now), h, log, &confirmations{}}
+	a := &agent{Reporter: status.New(h.path(statusFile), h.Console, log, h.Now), host: h, log: log, confirmed: &confirmations{}}
 	// systemd would take a machine that waits for its release for a hung unit.
 	h.notify("READY=1", "STATUS=starting")
 	a.Phase(status.Starting)

@@ -23,6 +23,8 @@ const (
 	fewFree     = 15      // percent of /var
 	leastFree   = 2 << 30 // bytes of it
 	certificate = 90 * 24 * time.Hour
+	// cert-manager renews those of services when a third of their time is left.
+	serviceCertificate = 14 * 24 * time.Hour
 
 	// systemd-timesyncd makes it once a server has answered in this boot.
 	synchronized = "/run/systemd/timesync/synchronized"
@@ -37,6 +39,7 @@ const (
 type seen struct {
 	free, size int64                  // bytes of /var; size 0: not known
 	ends       map[string]time.Time   // certificates, by path
+	services   map[string]time.Time   // those in Secrets, by namespace and name
 	renewed    func(name string) bool // whether a boot makes that one anew; nil: none
 	clock      bool                   // a time server is named, and none has answered
 	made       time.Time              // the release
@@ -53,20 +56,25 @@ func warningsOf(s seen, now time.Time) []string {
 	if s.size > 0 && (s.free < leastFree || s.free*100/s.size < fewFree) {
 		warn("disk: /var has %d of %d GiB free", s.free>>30, s.size>>30)
 	}
-	for _, name := range slices.SortedFunc(maps.Keys(s.ends), func(x, y string) int {
-		return cmp.Or(s.ends[x].Compare(s.ends[y]), cmp.Compare(x, y))
-	}) {
-		remedy := ""
-		if s.renewed != nil && s.renewed(name) {
-			remedy = "; a reboot renews it"
-		}
-		switch left := s.ends[name].Sub(now); {
-		case left <= 0:
-			warn("certificate: %s ended on %s%s", name, s.ends[name].UTC().Format(time.DateOnly), remedy)
-		case left < certificate:
-			warn("certificate: %s ends on %s%s", name, s.ends[name].UTC().Format(time.DateOnly), remedy)
+	ending := func(ends map[string]time.Time, within time.Duration, remedy func(name string) string) {
+		for _, name := range slices.SortedFunc(maps.Keys(ends), func(x, y string) int {
+			return cmp.Or(ends[x].Compare(ends[y]), cmp.Compare(x, y))
+		}) {
+			switch left := ends[name].Sub(now); {
+			case left <= 0:
+				warn("certificate: %s ended on %s%s", name, ends[name].UTC().Format(time.DateOnly), remedy(name))
+			case left < within:
+				warn("certificate: %s ends on %s%s", name, ends[name].UTC().Format(time.DateOnly), remedy(name))
+			}
 		}
 	}
+	ending(s.ends, certificate, func(name string) string {
+		if s.renewed != nil && s.renewed(name) {
+			return "; a reboot renews it"
+		}
+		return ""
+	})
+	ending(s.services, serviceCertificate, func(string) string { return "" })
 	if s.clock {
 		warn("clock: no time server has answered since the node started")
 	}
@@ -117,6 +125,9 @@ func (a *agent) look(u *updates, n node.Node) seen {
 	}
 	if e, err := engineOf(u.running.config.Engine.Name); err == nil {
 		s.ends, s.renewed = expiry.Of(a.host.Root, e.certificates), e.renewed
+	}
+	if ends := a.ends.Load(); ends != nil {
+		s.services = *ends
 	}
 	if len(n.NTP) > 0 && a.host.uptime() > clockWithin {
 		s.clock = !a.isThere(synchronized)

@@ -29,6 +29,10 @@ func TestWarnings(t *testing.T) {
 			"certificate: /pki/a.crt ends on 2027-01-27; a reboot renews it",
 			"certificate: /pki/b.crt ends on 2027-01-27; a reboot renews it",
 		}},
+		{"services' certificates", seen{services: map[string]time.Time{"ingress/a": now.AddDate(0, 0, 15), "ingress/b": now.AddDate(0, 0, 13), "db/c": now.AddDate(0, 0, -1)}}, []string{
+			"certificate: db/c ended on 2026-11-27",
+			"certificate: ingress/b ends on 2026-12-11",
+		}},
 		{"no time server", seen{clock: true}, []string{"clock: no time server has answered since the node started"}},
 		{"a clock far from the release", seen{made: now.AddDate(-2, 0, 0)}, []string{"clock: it says 2026-11-28, and this release was made on 2024-11-28: the one is wrong or the other old"}},
 		{"a release of last year", seen{made: now.AddDate(-1, 0, 0)}, nil},

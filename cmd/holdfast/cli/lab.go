@@ -37,7 +37,7 @@ func (a *app) labDir() string { return filepath.Join(a.outDir(), "lab") }
 
 func (a *app) labUp() *cobra.Command {
 	var wait, fresh, secure bool
-	var timeout time.Duration
+	var timeout, ahead time.Duration
 	var memory, cpus, disk int
 	var ports []string
 	var restore, key string
@@ -69,7 +69,7 @@ func (a *app) labUp() *cobra.Command {
 			n := site.Nodes[0]
 			vm, err := lab.Up(c.Context(), lab.Config{
 				Dir: a.labDir(), Image: image, Serial: n.Match.Serial, MAC: n.Match.MAC,
-				CPUs: cpus, MemoryMiB: memory, DiskGiB: disk, Fresh: fresh, SecureBoot: secure, Forward: forward,
+				CPUs: cpus, MemoryMiB: memory, DiskGiB: disk, Fresh: fresh, SecureBoot: secure, Forward: forward, ClockAhead: ahead,
 				Backup: restore, RecoveryKey: key,
 			}, slog.New(slog.DiscardHandler))
 			if err != nil {
@@ -100,6 +100,7 @@ func (a *app) labUp() *cobra.Command {
 	c.Flags().IntVar(&memory, "memory", 4096, "memory in MiB")
 	c.Flags().IntVar(&cpus, "cpus", 2, "processors")
 	c.Flags().IntVar(&disk, "disk", 24, "disk size in GiB")
+	c.Flags().DurationVar(&ahead, "clock-ahead", 0, "of the machine's clock; -17520h is two years behind")
 	c.Flags().StringSliceVar(&ports, "forward", nil, "HOST:GUEST, a TCP port of this machine's 127.0.0.1 that leads to one of the node")
 	return c
 }

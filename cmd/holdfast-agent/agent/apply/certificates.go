@@ -16,31 +16,37 @@ import (
 // certificateName is where cert-manager writes whose certificate a Secret holds.
 const certificateName = "cert-manager.io/certificate-name"
 
-// DropEarly removes the certificates that cert-manager issued while the clock
-// was ahead: it looks at their end alone, and makes anew what is gone. It says
-// which, as "namespace/name begins on DATE".
-func (c *Cluster) DropEarly(ctx context.Context, now time.Time) ([]string, error) {
+// Certificates says when those in Secrets end, by "namespace/name", and removes
+// those that cert-manager issued while the clock was ahead: it looks at their end
+// alone, and makes anew what is gone. dropped says which, as "namespace/name
+// begins on DATE".
+func (c *Cluster) Certificates(ctx context.Context, now time.Time) (ends map[string]time.Time, dropped []string, err error) {
 	l, err := c.dyn.Resource(corev1.SchemeGroupVersion.WithResource("secrets")).
 		List(ctx, metav1.ListOptions{FieldSelector: "type=" + string(corev1.SecretTypeTLS)})
 	if err != nil {
-		return nil, fmt.Errorf("cannot look at certificates: %w", err)
+		return nil, nil, fmt.Errorf("cannot look at certificates: %w", err)
 	}
-	var out []string
+	ends = map[string]time.Time{}
 	var errs []error
 	for _, o := range l.Items {
 		var s corev1.Secret
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &s); err != nil || s.Annotations[certificateName] == "" {
+		if runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, &s) != nil {
 			continue
 		}
 		cert, ok := expiry.First(s.Data[corev1.TLSCertKey])
-		if !ok || !cert.NotBefore.After(now) {
+		if !ok {
+			continue
+		}
+		name := s.Namespace + "/" + s.Name
+		if s.Annotations[certificateName] == "" || !cert.NotBefore.After(now) {
+			ends[name] = cert.NotAfter
 			continue
 		}
 		if err := c.Delete(ctx, inventoryLine("v1", "Secret", s.Namespace, s.Name)); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		out = append(out, fmt.Sprintf("%s/%s begins on %s", s.Namespace, s.Name, cert.NotBefore.UTC().Format(time.DateOnly)))
+		dropped = append(dropped, fmt.Sprintf("%s begins on %s", name, cert.NotBefore.UTC().Format(time.DateOnly)))
 	}
-	return out, errors.Join(errs...)
+	return ends, dropped, errors.Join(errs...)
 }

@@ -22,7 +22,7 @@ import (
 
 // What cert-manager issued while the clock was ahead goes, and nothing else:
 // not what is good, not what somebody brought, not what is no certificate.
-func TestDropEarly(t *testing.T) {
+func TestCertificates(t *testing.T) {
 	now := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
 	early, good := certificate(t, now.AddDate(2, 0, 0)), certificate(t, now.AddDate(0, 0, -1))
 	var secrets []string
@@ -59,9 +59,12 @@ func TestDropEarly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dropped, err := c.DropEarly(t.Context(), now)
+	ends, dropped, err := c.Certificates(t.Context(), now)
 	if err != nil || !slices.Equal(dropped, []string{"ingress/early begins on 2028-11-28"}) {
 		t.Errorf("dropped %q, %v", dropped, err)
+	}
+	if len(ends) != 2 || !ends["ingress/good"].Equal(now.AddDate(1, 0, -1)) || ends["ingress/brought"].IsZero() {
+		t.Errorf("ends: %v", ends)
 	}
 	if !slices.Equal(deleted, []string{"/api/v1/namespaces/ingress/secrets/early"}) {
 		t.Errorf("deleted %q", deleted)
