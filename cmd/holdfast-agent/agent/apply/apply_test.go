@@ -219,8 +219,8 @@ func TestOrder(t *testing.T) {
 	}
 }
 
-// What stays unhealthy is applied anew, with its secrets, once all that it needs
-// is healthy; until then its status says what it needs.
+// What stays unhealthy is applied anew, with its secrets and with what it needs,
+// ever less often; while that is not healthy, its status says so.
 func TestAgain(t *testing.T) {
 	db := component(t, "db", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: db}\n")
 	web := component(t, "web", "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: web}\n", "db")
@@ -228,32 +228,38 @@ func TestAgain(t *testing.T) {
 	f := &fake{}
 	clock := time.Unix(0, 0)
 	r := NewReconciler(f, []Component{db, web}, func(node.Secret) (map[string]string, error) { return nil, nil }, func() time.Time { return clock })
-	r.Tick(t.Context())
-	clock = clock.Add(applyAgain)
-	f.done = nil
-	if h := r.Tick(t.Context()); !h[1].Healthy || len(f.done) != 0 {
-		t.Fatalf("applied %q though healthy: %+v", f.done, h)
+	after := func(d time.Duration, done ...string) Health {
+		t.Helper()
+		clock, f.done = clock.Add(d), nil
+		h := r.Tick(t.Context())
+		if !slices.Equal(f.done, done) {
+			t.Errorf("done: %q, want %q; %+v", f.done, done, h)
+		}
+		return h[1]
 	}
-	f.unready = map[string]string{"db": "pulling", "web": `secret "pw" not found`}
-	clock = clock.Add(lookAgain)
-	h := r.Tick(t.Context())
-	if want := `needs db, which is not healthy; secret "pw" not found`; h[1].Reason != want {
-		t.Errorf("the status says %q", h[1].Reason)
+	theDB, theWeb := []string{"ensure db", "ConfigMap db/c"}, []string{"ensure web", "Secret web/pw", "Service web/s"}
+	both := slices.Concat(theDB, theWeb)
+	if h := after(0, append([]string{"inventory of 2"}, both...)...); !h.Healthy {
+		t.Errorf("%+v", h)
 	}
-	r.Tick(t.Context())
-	if want := []string{"ensure db", "ConfigMap db/c"}; !slices.Equal(f.done, want) {
-		t.Errorf("done: %q", f.done)
+	after(10 * applyAgain) // all is healthy
+	f.unready = map[string]string{"web": `secret "pw" not found`}
+	if h := after(lookAgain); h.Reason != `secret "pw" not found` {
+		t.Errorf("%+v", h)
 	}
+	after(time.Second, both...)
+	f.unready["db"] = "pulling"
+	if h := after(lookAgain); h.Reason != `needs db, which is not healthy; secret "pw" not found` {
+		t.Errorf("%+v", h)
+	}
+	after(applyAgain, theDB...)
 	delete(f.unready, "db")
-	f.done = nil
-	clock = clock.Add(lookAgain)
-	h = r.Tick(t.Context())
-	if want := []string{"ensure web", "Secret web/pw", "Service web/s"}; !slices.Equal(f.done, want) || h[1].Healthy {
-		t.Errorf("done: %q, %+v", f.done, h)
-	}
+	after(lookAgain) // finds that it is healthy
+	after(2*applyAgain, both...)
+	after(3 * applyAgain) // not due yet
+	after(applyAgain, both...)
 	f.unready = nil
-	clock = clock.Add(lookAgain)
-	if h := r.Tick(t.Context()); !h[1].Healthy {
+	if h := after(lookAgain); !h.Healthy {
 		t.Errorf("%+v", h)
 	}
 }

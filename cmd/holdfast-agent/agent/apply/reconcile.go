@@ -69,6 +69,7 @@ type part struct {
 	delay       time.Duration
 	looked      time.Time // its health is from then
 	applied     time.Time // the last time
+	again       time.Duration
 	puttingBack bool
 }
 
@@ -80,8 +81,8 @@ const (
 	// than that anyhow.
 	lookAgain        = 9 * time.Second
 	lookAgainWaiting = 4 * time.Second // while it is not healthy
-	// What is still not healthy is applied anew: something of it may have been
-	// changed or removed.
+	// What is still not healthy is applied anew, ever less often, with what it
+	// needs: something of either may have been changed or removed.
 	applyAgain = 3 * time.Minute
 )
 
@@ -90,7 +91,7 @@ const (
 func NewReconciler(t Target, cs []Component, secrets func(node.Secret) (map[string]string, error), now func() time.Time) *Reconciler {
 	r := &Reconciler{target: t, secrets: secrets, now: now}
 	for _, c := range cs {
-		r.parts = append(r.parts, &part{Component: c, Health: Health{Name: c.Component.Name, Reason: "not applied yet"}})
+		r.parts = append(r.parts, &part{Component: c, again: applyAgain, Health: Health{Name: c.Component.Name, Reason: "not applied yet"}})
 	}
 	return r
 }
@@ -107,16 +108,37 @@ func (r *Reconciler) Tick(ctx context.Context) []Health {
 		}
 		r.inventory = true
 	}
+	due := r.due()
 	for _, p := range r.parts {
-		r.tick(ctx, p)
+		r.tick(ctx, p, due[p.Health.Name])
 	}
 	return r.health()
 }
 
-func (r *Reconciler) tick(ctx context.Context, p *part) {
+// due are the components to be applied anew.
+func (r *Reconciler) due() map[string]bool {
+	out := map[string]bool{}
+	for _, p := range r.parts {
+		if p.Healthy {
+			p.again = applyAgain
+		}
+		if p.Healthy || !p.Applied || r.now().Sub(p.applied) < p.again {
+			continue
+		}
+		out[p.Health.Name] = true
+		for _, n := range r.parts {
+			if slices.Contains(p.Needs, n.Health.Name) && r.now().Sub(n.applied) >= applyAgain {
+				out[n.Health.Name] = true
+			}
+		}
+	}
+	return out
+}
+
+func (r *Reconciler) tick(ctx context.Context, p *part, due bool) {
 	missing := r.unhealthy(p.Needs)
 	switch {
-	case p.Applied && (p.Healthy || len(missing) > 0 || r.now().Sub(p.applied) < applyAgain):
+	case p.Applied && (!due || len(missing) > 0):
 		// Its health alone is of interest.
 	case len(missing) > 0:
 		p.Reason = "waits for " + strings.Join(missing, ", ")
@@ -130,13 +152,16 @@ func (r *Reconciler) tick(ctx context.Context, p *part) {
 		}
 		waits, err := r.apply(ctx, p)
 		if err == nil && waits != "" {
-			p.Reason = waits
+			p.Healthy, p.Reason = false, waits
 			return
 		}
 		if err != nil {
 			p.delay = min(max(2*p.delay, firstDelay), mostDelay)
-			p.next, p.Reason = r.now().Add(p.delay), err.Error()
+			p.next, p.Healthy, p.Reason = r.now().Add(p.delay), false, err.Error()
 			return
+		}
+		if p.Applied {
+			p.again *= 2
 		}
 		p.Applied, p.applied, p.looked, p.delay = true, r.now(), time.Time{}, 0
 	}
