@@ -1,9 +1,14 @@
 package catalog
 
 import (
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -79,5 +84,80 @@ func TestLokiStart(t *testing.T) {
 				t.Errorf("the second start makes another one: %v\n%s", err, again)
 			}
 		})
+	}
+}
+
+// Who may read gets lines, and does nothing else to Loki.
+func TestLokiRead(t *testing.T) {
+	program := buildProgram(t, "loki-start", "loki-read")
+	var asked []string
+	loki := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.RequestURI())
+		if r.Header.Get("X-Scope-OrgID") != "" {
+			t.Error("a header of the client's came through")
+		}
+		io.WriteString(w, "lines")
+	}))
+	defer loki.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := l.Addr().String()
+	l.Close()
+	cmd := exec.CommandContext(t.Context(), program)
+	cmd.Env = []string{"LISTEN=" + at, "LOKI=" + loki.URL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		c, err := net.Dial("tcp", at)
+		if err == nil {
+			c.Close()
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	for _, c := range []struct {
+		method, uri string
+		code        int
+	}{
+		{"GET", "/loki/api/v1/query_range?query=%7Bnamespace%3D%22a%2Fb%22%7D&since=1h", 200},
+		{"GET", "/loki/api/v1/label/namespace/values", 200},
+		{"GET", "/loki/api/v1/labels", 200},
+		{"GET", "/ready", 200},
+		{"POST", "/loki/api/v1/query_range", 403},
+		{"POST", "/loki/api/v1/push", 403},
+		{"GET", "/loki/api/v1/push", 403},
+		{"GET", "/flush", 403},
+		{"GET", "/ingester/shutdown", 403},
+		{"GET", "/loki/api/v1/delete", 403},
+		{"GET", "/config", 403},
+		{"GET", "/loki/api/v1/label/../delete/values", 403},
+		{"GET", "/loki/api/v1/label/x%2F..%2F..%2Fdelete/values", 403},
+		{"GET", "//loki/api/v1/labels", 403},
+		{"GET", "/loki/api/v1/query/../../../../flush", 403},
+	} {
+		asked = nil
+		req, err := http.NewRequestWithContext(t.Context(), c.method, "http://"+at, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.URL.Opaque = "//" + at + c.uri
+		req.Header.Set("X-Scope-OrgID", "other")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != c.code || (len(asked) == 1) != (c.code == 200) || len(asked) == 1 && asked[0] != c.uri {
+			t.Errorf("%s %s: %d, Loki was asked %q", c.method, c.uri, resp.StatusCode, asked)
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("asked to end: %v", err)
 	}
 }

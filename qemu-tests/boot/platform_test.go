@@ -113,12 +113,13 @@ type others struct {
 	ports        map[string]int // here, by those of the node
 	authority    string         // file
 	client       *http.Client
-	proxy        string // for programs: it knows the names
+	proxy        string            // for programs: it knows the names
+	codes        map[string]string // the last one-time code of each user, which counts once
 }
 
 func outside(t *testing.T, site string, ports map[string]int) others {
 	t.Helper()
-	o := others{site: site, ports: ports, authority: filepath.Join(t.TempDir(), "ca.crt")}
+	o := others{site: site, ports: ports, authority: filepath.Join(t.TempDir(), "ca.crt"), codes: map[string]string{}}
 	o.domain = strings.TrimPrefix(run(t, site, "lab", "kubectl", "get", "ingress", "-n", "keycloak", "-o", "jsonpath={.items[0].spec.rules[0].host}").stdout, "id.")
 	pem := o.secret(t, "certificates", "site-authority", "tls.crt")
 	must(t, os.WriteFile(o.authority, []byte(pem), 0o644))
@@ -242,7 +243,13 @@ func (o others) tokenOf(t *testing.T, form url.Values, user, want string) string
 	form.Set("password", password)
 	form.Set("scope", "openid")
 	if want == "" {
-		form.Set("totp", totp.Code(otpSecret, time.Now()))
+		code := totp.Code(otpSecret, time.Now())
+		for code == o.codes[user] {
+			time.Sleep(time.Second)
+			code = totp.Code(otpSecret, time.Now())
+		}
+		o.codes[user] = code
+		form.Set("totp", code)
 	}
 	id, _, answer := o.grant(t, "site", form)
 	if (id == "") != (want != "") || !strings.Contains(answer, want) {

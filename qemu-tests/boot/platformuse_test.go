@@ -14,22 +14,36 @@ import (
 	"holdfast.dev/holdfast/qemu-tests/lab"
 )
 
-// logs looks for the line that the push left.
+// logs has an auditor look for the line that the push left.
 func (o others) logs(t *testing.T) {
-	query := url.Values{"query": {`{namespace="registry"} |= "/v2/team/pause/manifests/1"`}, "since": {"1h"}}
-	start, said := time.Now(), ""
-	for time.Since(start) < 30*time.Second {
-		p, err := try(t, o.site, "lab", "kubectl", "get", "--raw", "/api/v1/namespaces/loki/services/loki:3100/proxy/loki/api/v1/query_range?"+query.Encode())
+	query := "/loki/api/v1/query_range?" + url.Values{"query": {`{namespace="registry"} |= "/v2/team/pause/manifests/1"`}, "since": {"1h"}}.Encode()
+	auditor := o.kubeconfig(t, o.token(t, "audit", ""))
+	ask := func(who, service, path string) (printed, error) {
+		return try(t, o.site, "lab", "kubectl", "--kubeconfig", who, "get", "--raw", "/api/v1/namespaces/loki/services/"+service+"/proxy"+path)
+	}
+	start, said, found := time.Now(), "", false
+	for !found && time.Since(start) < 30*time.Second {
+		p, err := ask(auditor, "loki-read:3101", query)
 		var answer struct {
 			Data struct{ Result []json.RawMessage }
 		}
 		if said = p.both; err == nil && json.Unmarshal([]byte(p.stdout), &answer) == nil && len(answer.Data.Result) > 0 {
 			t.Logf("the push is in the logs, seen after %.0f s", time.Since(start).Seconds())
-			return
+			found = true
 		}
 		time.Sleep(2 * time.Second)
 	}
-	t.Errorf("the push is not in the logs within 30 s: %s", said)
+	if !found {
+		t.Errorf("the push is not in the logs within 30 s: %s", said)
+	}
+	for path, service := range map[string]string{query: "loki:3100", "/flush": "loki-read:3101"} {
+		if p, err := ask(auditor, service, path); err == nil || !strings.Contains(p.both, "orbidden") {
+			t.Errorf("an auditor asks %s for %s: %s", service, path, p.both)
+		}
+	}
+	if p, err := ask(o.kubeconfig(t, o.token(t, "dev", "")), "loki-read:3101", query); err == nil || !strings.Contains(p.both, "forbidden") {
+		t.Errorf("a developer reads all lines: %s", p.both)
+	}
 }
 
 // objects writes and reads with credentials that a token gets.
