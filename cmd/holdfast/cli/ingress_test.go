@@ -44,6 +44,8 @@ func TestIngress(t *testing.T) {
 	s.kubectl(t, "", "create", "namespace", "web")
 	s.kubectl(t, published("app", "app.source.example", true, to), "apply", "-f", "-")
 	s.kubectl(t, published("plain", "plain.source.example", false, to), "apply", "-f", "-")
+	none := fmt.Sprintf("endpoints: [{addresses: [%q], conditions: {ready: true}}]", to.IP)
+	s.kubectl(t, strings.Replace(published("starting", "starting.source.example", false, to), none, "endpoints: []", 1), "apply", "-f", "-")
 	own := s.secret(t, "web", "app", nil)
 	verifies(t, own, root, "app.source.example")
 	wildcard := s.secret(t, "ingress", "default-certificate", nil)
@@ -65,6 +67,10 @@ func TestIngress(t *testing.T) {
 			return got == certificate, got
 		})
 	}
+	eventually(t, time.Minute, "a service without pods is not there for now", func() (bool, string) {
+		answer := get(client, "https://starting.source.example/")
+		return answer.code == http.StatusServiceUnavailable, answer.String()
+	})
 	at.refusals(t, client)
 	s.namesOfThePlatform(t, to)
 
