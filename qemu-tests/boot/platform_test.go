@@ -57,6 +57,7 @@ func TestPlatformSite(t *testing.T) {
 	o := up()
 	usePlatform(t, o)
 	t.Run("EveryPodOnce", o.everyPodOnce)
+	t.Run("DatabaseUnreachable", o.databaseUnreachable)
 	start := time.Now()
 	run(t, site, "lab", "reboot", "--wait")
 	t.Logf("reboot to healthy: %.0f s", time.Since(start).Seconds())

@@ -129,6 +129,17 @@ func (o others) everyPodOnce(t *testing.T) {
 	o.stillThere(t)
 }
 
+// databaseUnreachable takes the way to the database away: the status says what
+// Keycloak lacks, and the agent brings the way back.
+func (o others) databaseUnreachable(t *testing.T) {
+	f := faulty{o.site}
+	f.kubectl(t, "delete", "service", "-n", "postgresql", "postgresql")
+	f.kubectl(t, "delete", "pod", "-n", "postgresql", "postgresql-0") // with the connections that are open
+	f.says(t, "keycloak", "(?i)it answers 503:.*database")
+	f.healthy(t, 20*time.Minute)
+	o.stillThere(t)
+}
+
 // stillThere looks for what people had before, and has somebody sign in.
 func (o others) stillThere(t *testing.T) {
 	o.credentials(t, "dev").want(t, "GET", "/people/dev/kept", "", "200", "kept")
