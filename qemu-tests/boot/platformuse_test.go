@@ -122,7 +122,7 @@ func (o others) everyPodOnce(t *testing.T) {
 		}
 		start := time.Now()
 		run(t, o.site, "lab", "kubectl", "delete", "pod", "-n", namespace, name, "--wait", "--timeout=5m")
-		time.Sleep(12 * time.Second) // for the status to notice
+		time.Sleep(22 * time.Second) // for the status to notice
 		must(t, vm.WaitHealthy(t.Context(), nil))
 		t.Logf("%s: healthy again after %.0f s", line, time.Since(start).Seconds())
 	}

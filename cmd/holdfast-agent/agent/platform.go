@@ -17,6 +17,8 @@ const (
 	tickIdle = 10 * time.Second // when all is
 
 	certificatesEvery = 10 * time.Minute
+	// A node and an API server that were well are not looked at again before.
+	lookAgain = 9 * time.Second
 )
 
 // reconciler reads the release's manifests.
@@ -35,8 +37,12 @@ func (a *agent) platform(ctx context.Context, u *updates, r *apply.Reconciler, n
 	start := a.host.Now()
 	pruned := false
 	var looked time.Time
+	var e engineLook
 	for {
-		healthy := a.watch(ctx, look, n, c, start)
+		if now := a.host.Now(); !e.good() || now.Sub(e.at).Abs() >= lookAgain {
+			e = a.lookAtEngine(ctx, n, c, now)
+		}
+		healthy := a.watch(ctx, look, n, e, start)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -90,17 +96,33 @@ func (a *agent) prune(ctx context.Context, r *apply.Reconciler) bool {
 	return err == nil
 }
 
-// watch looks once at node and components, and tells what is new.
-func (a *agent) watch(ctx context.Context, look func(context.Context) []apply.Health, n node.Node, c *apply.Cluster, start time.Time) bool {
+// engineLook is how node and API server were at a time.
+type engineLook struct {
+	at              time.Time
+	reason, version string // of the node
+	err             error  // of the API server
+}
+
+func (e engineLook) good() bool { return !e.at.IsZero() && e.reason == "" && e.err == nil }
+
+func (a *agent) lookAtEngine(ctx context.Context, n node.Node, c *apply.Cluster, now time.Time) engineLook {
+	e := engineLook{at: now}
+	if e.reason, e.version, e.err = c.NodeReady(ctx, n.Name, a.host.bootID()); e.err != nil {
+		e.reason = fmt.Sprintf("cannot look at it: %v", e.err)
+		return e
+	}
+	e.err = c.Readyz(ctx)
+	return e
+}
+
+// watch looks once at the components, and tells what is new.
+func (a *agent) watch(ctx context.Context, look func(context.Context) []apply.Health, n node.Node, e engineLook, start time.Time) bool {
 	old := a.Get()
 	now := old
 	now.Faults = nil
-	reason, version, err := c.NodeReady(ctx, n.Name, a.host.bootID())
-	if err != nil {
-		reason = fmt.Sprintf("cannot look at it: %v", err)
-	} else {
-		now.Node.Version = version
-		err = c.Readyz(ctx)
+	reason, err := e.reason, e.err
+	if e.version != "" {
+		now.Node.Version = e.version
 	}
 	now.Node.Ready, now.Node.Reason = reason == "", reason
 	now.Engine.Ready, now.Engine.Reason = err == nil, ""

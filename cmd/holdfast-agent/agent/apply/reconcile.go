@@ -77,9 +77,8 @@ const (
 	firstDelay = 2 * time.Second
 	mostDelay  = time.Minute
 	// Nothing is looked at again before: looks at everything are a good part of
-	// what a slow API server can do. Where all is healthy nobody looks more often
-	// than that anyhow.
-	lookAgain        = 9 * time.Second
+	// what a slow API server can do.
+	lookAgain        = 19 * time.Second
 	lookAgainWaiting = 4 * time.Second // while it is not healthy
 	// What is still not healthy is applied anew, ever less often, with what it
 	// needs: something of either may have been changed or removed.
