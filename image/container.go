@@ -15,7 +15,8 @@ import (
 
 // Container is a container image to be composed from locked parts.
 type Container struct {
-	Name     string           `json:"name"` // full reference with tag
+	Name     string           `json:"name"`          // full reference with tag
+	Base     store.Content    `json:"base,omitzero"` // manifest of an image that all else is put over
 	Packages []airgap.Package `json:"packages"`
 	Programs []ContainerFile  `json:"programs"`
 	Archives []Archive        `json:"archives,omitempty"` // put over the packages
@@ -90,10 +91,18 @@ func ComposeContainer(ctx context.Context, s *store.Store, c Container, epoch in
 	if err != nil {
 		return store.Content{}, fmt.Errorf("cannot compose image %s: %w", c.Name, err)
 	}
+	config := c.Config
+	if c.Base != (store.Content{}) {
+		base, says, err := oci.Base(s, c.Base)
+		if err != nil {
+			return store.Content{}, fmt.Errorf("cannot compose image %s: %w", c.Name, err)
+		}
+		layers, config = append(base, layers...), says.Over(config)
+	}
 	for _, l := range layers {
 		known.Layers = append(known.Layers, l.Content)
 	}
-	if known.Manifest, err = oci.Compose(s, layers, c.Config, epoch, oci.LinuxAMD64); err != nil {
+	if known.Manifest, err = oci.Compose(s, layers, config, epoch, oci.LinuxAMD64); err != nil {
 		return store.Content{}, fmt.Errorf("cannot compose image %s: %w", c.Name, err)
 	}
 	return known.Manifest, s.Remember(key, known)

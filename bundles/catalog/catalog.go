@@ -62,6 +62,10 @@ type Image struct {
 type Upstream struct {
 	Ref string `json:"ref"` // registry/repository:tag, with @sha256:… if it is to stay
 	Key string `json:"key"` // PEM; the public key that its makers sign with, by cosign; may be empty
+	// Add is what is put over it, programs above all, and what it runs then in
+	// place of what it says itself. Neither packages nor archives; nil: it is
+	// taken as it is.
+	Add *Source `json:"add,omitempty"`
 }
 
 // HasSource reports whether each image of c can be composed.

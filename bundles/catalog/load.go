@@ -167,9 +167,9 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 			}
 			owner[im.Name] = c.Name
 			if im.Upstream == (Upstream{}) || im.Source.holdsSomething() {
-				checkSource(c, im, programs, fault)
+				checkSource(c, im.Name, im.Source, programs, fault)
 			}
-			checkUpstream(im, fault)
+			checkUpstream(c, im, programs, fault)
 		}
 		for _, s := range c.Secrets {
 			checkGenerate(s.Name, s.Generate, fault)
@@ -218,7 +218,13 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 	return errs
 }
 
-func checkUpstream(im Image, fault func(string, ...any)) {
+func checkUpstream(c Component, im Image, programs map[[2]string]bool, fault func(string, ...any)) {
+	if add := im.Upstream.Add; add != nil {
+		checkSource(c, im.Name, *add, programs, fault)
+		if len(add.Debs)+len(add.Exclude)+len(add.Maven) > 0 {
+			fault("image %s: neither packages nor archives are put over what a project publishes", im.Name)
+		}
+	}
 	ref, _, _ := strings.Cut(im.Upstream.Ref, "@")
 	switch {
 	case im.Upstream == Upstream{}:
@@ -244,18 +250,17 @@ func checkPath(p string, fault func(string, ...any)) {
 	}
 }
 
-func checkSource(c Component, im Image, programs map[[2]string]bool, fault func(string, ...any)) {
-	s := im.Source
+func checkSource(c Component, image string, s Source, programs map[[2]string]bool, fault func(string, ...any)) {
 	for _, a := range s.Maven {
 		checkPath(a.Path, fault)
 		if _, err := store.ParseDigest(string(a.Digest)); err != nil || a.Size <= 0 || !strings.HasSuffix(a.Artifact, ":tar.gz") {
-			fault("image %s: artifact %s needs digest and size, and to be a tar.gz", im.Name, a.Artifact)
+			fault("image %s: artifact %s needs digest and size, and to be a tar.gz", image, a.Artifact)
 		}
 	}
 	for _, d := range s.Data {
 		checkPath(d.Path, fault)
 		if _, ok := c.Files[d.File]; !ok {
-			fault("image %s: there is no files/%s", im.Name, d.File)
+			fault("image %s: there is no files/%s", image, d.File)
 		}
 	}
 	for _, p := range s.Go {
@@ -263,35 +268,35 @@ func checkSource(c Component, im Image, programs map[[2]string]bool, fault func(
 	}
 	for _, e := range s.Exclude {
 		if e.Name == "" || e.Reason == "" {
-			fault("image %s: an exclusion needs name and reason", im.Name)
+			fault("image %s: an exclusion needs name and reason", image)
 		}
 	}
 	for _, d := range s.Dirs {
 		checkPath(d.Path, fault)
 		if !octal.MatchString(d.Mode) {
-			fault("image %s: mode %q of %s is not four octal digits", im.Name, d.Mode, d.Path)
+			fault("image %s: mode %q of %s is not four octal digits", image, d.Mode, d.Path)
 		}
 	}
 	for _, f := range s.Files {
 		checkPath(f.Path, fault)
 		if !octal.MatchString(f.Mode) {
-			fault("image %s: mode %q of %s is not four octal digits", im.Name, f.Mode, f.Path)
+			fault("image %s: mode %q of %s is not four octal digits", image, f.Mode, f.Path)
 		}
 	}
 	for _, l := range s.Links {
 		checkPath(l.Path, fault)
 		if l.Target == "" {
-			fault("image %s: link %s has no target", im.Name, l.Path)
+			fault("image %s: link %s has no target", image, l.Path)
 		}
 	}
 	if !userForm.MatchString(s.User) {
-		fault("image %s: user %q is not uid:gid", im.Name, s.User)
+		fault("image %s: user %q is not uid:gid", image, s.User)
 	}
 	if len(s.Entrypoint) == 0 && len(s.Cmd) == 0 {
-		fault("image %s runs nothing", im.Name)
+		fault("image %s runs nothing", image)
 	}
 	if !s.holdsSomething() {
-		fault("image %s holds nothing", im.Name)
+		fault("image %s holds nothing", image)
 	}
 }
 

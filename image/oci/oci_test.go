@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -159,6 +160,73 @@ func TestSkopeo(t *testing.T) {
 }
 
 // shrunk is content with fewer bytes than it says.
+// An image over another one has its layers first, and what that says of itself
+// only where the one above says nothing.
+func TestBase(t *testing.T) {
+	s, below, first := image(t)
+	layers, says, err := oci.Base(s, below)
+	if err != nil || len(layers) != 1 || layers[0] != first {
+		t.Fatalf("read %+v, %v", layers, err)
+	}
+	top := rootfs.New(epoch)
+	if err := top.Add(rootfs.File{Path: "usr/bin/start", Mode: rootfs.TypeRegular | 0o755, Data: rootfs.Bytes("start")}); err != nil {
+		t.Fatal(err)
+	}
+	l, err := oci.Layer(s, top, epoch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := oci.Compose(s, append(layers, l), says.Over(oci.Config{Entrypoint: []string{"/usr/bin/start", "/usr/bin/app"}}), epoch, oci.LinuxAMD64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, says, err := oci.Base(s, m)
+	if err != nil || len(again) != 2 || again[0] != first || again[1] != l {
+		t.Errorf("it has %+v, %v", again, err)
+	}
+	if strings.Join(says.Entrypoint, " ") != "/usr/bin/start /usr/bin/app" || says.User != "1000:1000" || strings.Join(says.Env, " ") != "PATH=/usr/bin" || says.Labels["a"] != "1" {
+		t.Errorf("it says %+v", says)
+	}
+}
+
+// Whoever published it, an image that does not fit together is refused.
+func TestBadBase(t *testing.T) {
+	s, _, l := image(t)
+	put := func(text string) store.Content {
+		c, err := s.WriteBytes([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	manifest := func(config store.Content, layers string) store.Content {
+		return put(fmt.Sprintf(`{"schemaVersion":2,"config":{"digest":%q,"size":%d},"layers":[%s]}`, config.Digest, config.Size, layers))
+	}
+	layer := func(kind string) string {
+		return fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d}`, kind, l.Content.Digest, l.Content.Size)
+	}
+	one := put(fmt.Sprintf(`{"os":"linux","rootfs":{"type":"layers","diff_ids":[%q]}}`, l.DiffID))
+	docker, _, err := oci.Base(s, manifest(one, layer("application/vnd.docker.image.rootfs.diff.tar.gzip")))
+	if err != nil || docker[0].MediaType != v1.MediaTypeImageLayerGzip {
+		t.Errorf("of Docker's: %+v, %v", docker, err)
+	}
+	for name, c := range map[string]struct {
+		manifest store.Content
+		want     string
+	}{
+		"layers":    {manifest(put(`{"os":"linux","rootfs":{"diff_ids":[]}}`), layer(v1.MediaTypeImageLayer)), "has 0 layers, and its manifest 1"},
+		"foreign":   {manifest(one, layer("application/vnd.docker.image.rootfs.foreign.diff.tar")), "not to be passed on"},
+		"not there": {manifest(store.Content{Digest: store.FromBytes([]byte("x")), Size: 1}, ""), string(store.FromBytes([]byte("x")))},
+		"no digest": {manifest(store.Content{Digest: "../../etc/passwd", Size: 1}, ""), "etc/passwd"},
+		"not JSON":  {put("hello"), "invalid character"},
+		"huge":      {store.Content{Digest: one.Digest, Size: 1 << 40}, "more than the"},
+	} {
+		if _, _, err := oci.Base(s, c.manifest); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
 type shrunk struct{ rootfs.Bytes }
 
 func (s shrunk) Size() int64 { return int64(len(s.Bytes)) + 1 }

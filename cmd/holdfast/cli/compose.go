@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"holdfast.dev/holdfast/airgap"
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/bundles/backup"
@@ -28,10 +29,11 @@ func (b builder) images(ctx context.Context, programs map[string]store.Content) 
 	var out []bundles.Image
 	for _, c := range b.in.components {
 		for _, im := range c.Images {
-			if b.fetched(c, im) {
+			how := b.made(c, im)
+			if how.as == nil {
 				continue
 			}
-			spec, err := b.container(c, im, programs)
+			spec, err := b.container(c, how, programs)
 			if err != nil {
 				return nil, err
 			}
@@ -52,10 +54,19 @@ func (b builder) images(ctx context.Context, programs map[string]store.Content) 
 	return out, nil
 }
 
-// fetched reports whether the lock has im of c as its project made it.
-func (b builder) fetched(c catalog.Component, im catalog.Image) bool {
-	l, ok := b.lock.Image(im.Name)
-	return ok && l.Component == c.Name
+// making is how an image is composed: of parts, over what its project published
+// if the lock has that.
+type making struct {
+	name string
+	as   *catalog.Source // nil: it is taken as it is
+	over airgap.Image    // nothing if it is made of parts alone
+}
+
+func (b builder) made(c catalog.Component, im catalog.Image) making {
+	if l, ok := b.lock.Image(im.Name); ok && l.Component == c.Name {
+		return making{im.Name, im.Upstream.Add, l}
+	}
+	return making{name: im.Name, as: &im.Source}
 }
 
 // digests gives each image's digest by all that manifests may call it: its
@@ -73,34 +84,34 @@ func (b builder) digests(images []bundles.Image) map[string]store.Digest {
 	return out
 }
 
-func (b builder) container(k catalog.Component, im catalog.Image, programs map[string]store.Content) (image.Container, error) {
-	c := image.Container{Name: im.Name, Config: oci.Config{
-		Entrypoint: im.Source.Entrypoint, Cmd: im.Source.Cmd, Env: im.Source.Env,
-		User: im.Source.User, WorkingDir: im.Source.WorkingDir,
+func (b builder) container(k catalog.Component, how making, programs map[string]store.Content) (image.Container, error) {
+	c := image.Container{Name: how.name, Base: how.over.Content, Config: oci.Config{
+		Entrypoint: how.as.Entrypoint, Cmd: how.as.Cmd, Env: how.as.Env,
+		User: how.as.User, WorkingDir: how.as.WorkingDir,
 	}}
-	if len(im.Source.Debs) > 0 {
-		ps, err := b.lock.PackagesOf(imageSet(im.Name))
+	if len(how.as.Debs) > 0 {
+		ps, err := b.lock.PackagesOf(imageSet(how.name))
 		if err != nil {
 			return image.Container{}, err
 		}
 		c.Packages = ps
 	}
-	for _, p := range im.Source.Go {
+	for _, p := range how.as.Go {
 		c.Programs = append(c.Programs, image.ContainerFile{Path: strings.TrimPrefix(p.Path, "/"), Program: programs[p.Recipe+"/"+p.Program]})
 	}
-	for _, a := range im.Source.Maven {
+	for _, a := range how.as.Maven {
 		c.Archives = append(c.Archives, image.Archive{Name: a.Artifact, Content: a.Content(), Path: strings.TrimPrefix(a.Path, "/"), Drop: a.Drop})
 	}
-	for _, d := range im.Source.Data {
+	for _, d := range how.as.Data {
 		c.Files = append(c.Files, rootfs.File{Path: strings.TrimPrefix(d.Path, "/"), Mode: rootfs.TypeRegular | 0o644, Data: rootfs.Bytes(k.Files[d.File])})
 	}
-	for _, d := range im.Source.Dirs {
+	for _, d := range how.as.Dirs {
 		c.Files = append(c.Files, rootfs.File{Path: strings.TrimPrefix(d.Path, "/"), Mode: rootfs.TypeDir | catalog.Perm(d.Mode), UID: d.UID, GID: d.GID})
 	}
-	for _, f := range im.Source.Files {
+	for _, f := range how.as.Files {
 		c.Files = append(c.Files, rootfs.File{Path: strings.TrimPrefix(f.Path, "/"), Mode: rootfs.TypeRegular | catalog.Perm(f.Mode), Data: rootfs.Bytes(f.Text)})
 	}
-	for _, l := range im.Source.Links {
+	for _, l := range how.as.Links {
 		c.Files = append(c.Files, rootfs.File{Path: strings.TrimPrefix(l.Path, "/"), Mode: rootfs.TypeSymlink | 0o777, Target: l.Target})
 	}
 	return c, nil

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/bundles/catalog"
+	"holdfast.dev/holdfast/image/oci"
 	"holdfast.dev/holdfast/overlays"
 )
 
@@ -121,5 +123,46 @@ func TestUpstreamComponent(t *testing.T) {
 	images, err := b.images(context.Background(), nil)
 	if err != nil || len(images) != 1 || images[0].Component != "app" {
 		t.Errorf("got %+v, %v", images, err)
+	}
+}
+
+// What a component puts over its project's image is a layer of its own, and the
+// project's image is among what the composed one was made of.
+func TestOverUpstream(t *testing.T) {
+	b := imageBuilder(t)
+	put := func(text string) store.Content {
+		c, err := b.store.WriteBytes([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	below, program := put("a layer"), put("a program")
+	config := put(`{"os":"linux","config":{"User":"0","Entrypoint":["/app"],"Cmd":["run"]},"rootfs":{"type":"layers","diff_ids":["` + string(below.Digest) + `"]}}`)
+	im := &b.lock.Images[0]
+	im.Content = put(fmt.Sprintf(`{"schemaVersion":2,"config":{"digest":%q,"size":%d},"layers":[{"mediaType":"application/vnd.docker.image.rootfs.diff.tar.gzip","digest":%q,"size":%d}]}`,
+		config.Digest, config.Size, below.Digest, below.Size))
+	im.Component = "app"
+	b.lock.Epoch = 1_700_000_000
+	b.in.components = []catalog.Component{{Name: "app", Images: []catalog.Image{{Name: im.Name, Upstream: catalog.Upstream{Ref: im.Name, Add: &catalog.Source{
+		Go: []catalog.GoProgram{{Recipe: "start", Program: "start", Path: "/usr/bin/start"}}, Entrypoint: []string{"/usr/bin/start", "/app"}, User: "1000:1000",
+	}}}}}}
+	images, err := b.images(t.Context(), map[string]store.Content{"start/start": program})
+	if err != nil || len(images) != 1 || images[0].Component != "app" || images[0].Manifest == im.Content {
+		t.Fatalf("got %+v, %v", images, err)
+	}
+	layers, says, err := oci.Base(b.store, images[0].Manifest)
+	if err != nil || len(layers) != 2 || layers[0].Content != below {
+		t.Errorf("layers %+v, %v", layers, err)
+	}
+	if strings.Join(says.Entrypoint, " ") != "/usr/bin/start /app" || len(says.Cmd) != 0 || says.User != "1000:1000" {
+		t.Errorf("it runs %+v", says)
+	}
+	if d := b.digests(images); d[im.Name] != images[0].Manifest.Digest {
+		t.Errorf("manifests call it %v", d)
+	}
+	rs, err := b.resources(ingredients{image: images[0], over: *im})
+	if err != nil || len(rs) != 1 || rs[0].Digest["sha256"] != im.Digest.Hex() {
+		t.Errorf("it was made of %+v, %v", rs, err)
 	}
 }

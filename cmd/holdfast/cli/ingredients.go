@@ -16,6 +16,7 @@ import (
 // ingredients are what went into the OS root, or into a composed image.
 type ingredients struct {
 	image    bundles.Image // none for the OS
+	over     airgap.Image  // that all else was put over, if any
 	packages []airgap.Package
 	recipes  []string // by name, sorted
 	modules  []gobuild.Module
@@ -48,16 +49,17 @@ func (b builder) ingredients(images []bundles.Image, programs map[string]store.C
 	for _, c := range b.in.components {
 		for _, im := range c.Images {
 			i := slices.IndexFunc(images, func(x bundles.Image) bool { return x.Name == im.Name })
-			if b.fetched(c, im) || i < 0 {
+			how := b.made(c, im)
+			if how.as == nil || i < 0 {
 				continue
 			}
-			one := ingredients{image: images[i], archives: im.Source.Maven}
-			if len(im.Source.Debs) > 0 {
+			one := ingredients{image: images[i], over: how.over, archives: how.as.Maven}
+			if len(how.as.Debs) > 0 {
 				if one.packages, err = b.lock.PackagesOf(imageSet(im.Name)); err != nil {
 					return nil, err
 				}
 			}
-			if one, err = b.compiled(one, im.Source.Go, programs); err != nil {
+			if one, err = b.compiled(one, how.as.Go, programs); err != nil {
 				return nil, err
 			}
 			all = append(all, one)

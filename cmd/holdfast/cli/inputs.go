@@ -198,6 +198,14 @@ func (in *inputs) ask(dir string, recipes []gobuild.Recipe, origins map[string]s
 			if err := in.askUpstream(c); err != nil {
 				return err
 			}
+			for _, im := range c.Images {
+				if im.Upstream.Add == nil {
+					continue
+				}
+				for _, p := range im.Upstream.Add.Go {
+					used[p.Recipe] = true
+				}
+			}
 			continue
 		}
 		for _, im := range c.Images {

@@ -117,6 +117,9 @@ func (b builder) resources(m ingredients) ([]provenance.Resource, error) {
 			out = append(out, provenance.Resource{Name: "component/" + c.Name, Digest: provenance.SHA256(string(c.Digest))})
 		}
 	}
+	if m.over.Name != "" {
+		out = append(out, imageResource(m.over))
+	}
 	for _, p := range m.packages {
 		out = append(out, provenance.Resource{Name: p.ID(), URI: b.debURL(p), Digest: provenance.SHA256(string(p.Digest))})
 	}
@@ -170,16 +173,20 @@ func (b builder) lockedResources() []provenance.Resource {
 		out = append(out, provenance.Resource{Name: "chart/" + c.Name, Digest: provenance.SHA256(string(c.Digest)), Annotations: map[string]any{"from": c.From}})
 	}
 	for _, im := range b.lock.Images {
-		r := provenance.Resource{
-			Name: im.Name, URI: imageURL(cmp.Or(im.Upstream, im.Name), im.Digest), Digest: provenance.SHA256(string(im.Digest)), MediaType: im.MediaType,
-			Annotations: map[string]any{"signature": im.Signature},
-		}
-		if im.Index != "" {
-			r.Annotations["index"] = string(im.Index)
-		}
-		out = append(out, r)
+		out = append(out, imageResource(im))
 	}
 	return out
+}
+
+func imageResource(im airgap.Image) provenance.Resource {
+	r := provenance.Resource{
+		Name: im.Name, URI: imageURL(cmp.Or(im.Upstream, im.Name), im.Digest), Digest: provenance.SHA256(string(im.Digest)), MediaType: im.MediaType,
+		Annotations: map[string]any{"signature": im.Signature},
+	}
+	if im.Index != "" {
+		r.Annotations["index"] = string(im.Index)
+	}
+	return r
 }
 
 func recipeResource(r airgap.Recipe) provenance.Resource {

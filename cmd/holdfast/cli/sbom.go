@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,10 +33,14 @@ func (b builder) sbom(o image.OS, made []ingredients, read []inventory.Contents)
 		all = append(all, p)
 	}
 	for i, im := range b.lock.Images {
+		comment := "Not composed here"
+		if slices.ContainsFunc(made, func(m ingredients) bool { return m.over.Name == im.Name }) {
+			comment = "What the image of that name here was composed over"
+		}
 		all = append(all, sbom.Package{
 			Kind: sbom.Image, Name: im.Name, Source: cmp.Or(im.Upstream, im.Name), SHA256: im.Digest.Hex(),
 			PURL:     imageURL(cmp.Or(im.Upstream, im.Name), im.Digest),
-			Comment:  "Not composed here; read from its layers: " + strings.Join(read[i].Notes, "; "),
+			Comment:  comment + "; read from its layers: " + strings.Join(read[i].Notes, "; "),
 			Contains: contentsOf(read[i]),
 		})
 	}
