@@ -74,6 +74,10 @@ func TestReasons(t *testing.T) {
 	if r := podReason(&p); r != "pod web-0: web: CrashLoopBackOff: no such role" {
 		t.Error(r)
 	}
+	p.Status = corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted", Message: "The node was low on resource: ephemeral-storage.", ContainerStatuses: p.Status.ContainerStatuses}
+	if r := podReason(&p); r != "pod web-0: Evicted: The node was low on resource: ephemeral-storage." {
+		t.Error(r)
+	}
 	p.Status = corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "no memory"}}}
 	if r := podReason(&p); r != "pod web-0: not scheduled: no memory" {
 		t.Error(r)
@@ -247,7 +251,8 @@ func TestAgain(t *testing.T) {
 	if h := after(lookAgain); h.Reason != `secret "pw" not found` {
 		t.Errorf("%+v", h)
 	}
-	after(time.Second, both...)
+	after(lookAgain) // its cause is told for a while
+	after(applyAgain, both...)
 	f.unready["db"] = "pulling"
 	if h := after(lookAgain); h.Reason != `needs db, which is not healthy; secret "pw" not found` {
 		t.Errorf("%+v", h)

@@ -119,6 +119,10 @@ func podReason(p *corev1.Pod) string {
 			return fmt.Sprintf("pod %s: not scheduled: %s", p.Name, c.Message)
 		}
 	}
+	// Who ended it, such as the kubelet of a full disk, says why.
+	if p.Status.Phase == corev1.PodFailed && p.Status.Reason != "" {
+		return fmt.Sprintf("pod %s: %s", p.Name, withMessage(p.Status.Reason, p.Status.Message))
+	}
 	all := append(append([]corev1.ContainerStatus{}, p.Status.InitContainerStatuses...), p.Status.ContainerStatuses...)
 	for _, s := range all {
 		if w := s.State.Waiting; w != nil && w.Reason != "PodInitializing" {

@@ -67,9 +67,9 @@ type part struct {
 	Health
 	next        time.Time // not tried again before
 	delay       time.Duration
-	looked      time.Time // its health is from then
-	applied     time.Time // the last time
-	again       time.Duration
+	looked      time.Time     // its health is from then
+	since       time.Time     // it is as it is since then, or since it was last applied
+	again       time.Duration // how long it may be unhealthy until it is applied anew
 	puttingBack bool
 }
 
@@ -118,15 +118,12 @@ func (r *Reconciler) Tick(ctx context.Context) []Health {
 func (r *Reconciler) due() map[string]bool {
 	out := map[string]bool{}
 	for _, p := range r.parts {
-		if p.Healthy {
-			p.again = applyAgain
-		}
-		if p.Healthy || !p.Applied || r.now().Sub(p.applied) < p.again {
+		if p.Healthy || !p.Applied || r.now().Sub(p.since) < p.again {
 			continue
 		}
 		out[p.Health.Name] = true
 		for _, n := range r.parts {
-			if slices.Contains(p.Needs, n.Health.Name) && r.now().Sub(n.applied) >= applyAgain {
+			if slices.Contains(p.Needs, n.Health.Name) && r.now().Sub(n.since) >= applyAgain {
 				out[n.Health.Name] = true
 			}
 		}
@@ -159,10 +156,10 @@ func (r *Reconciler) tick(ctx context.Context, p *part, due bool) {
 			p.next, p.Healthy, p.Reason = r.now().Add(p.delay), false, err.Error()
 			return
 		}
-		if p.Applied {
+		if p.Applied && !p.Healthy {
 			p.again *= 2
 		}
-		p.Applied, p.applied, p.looked, p.delay = true, r.now(), time.Time{}, 0
+		p.Applied, p.since, p.looked, p.delay = true, r.now(), time.Time{}, 0
 	}
 	again := lookAgain
 	if !p.Healthy {
@@ -173,7 +170,9 @@ func (r *Reconciler) tick(ctx context.Context, p *part, due bool) {
 	}
 	p.looked = r.now()
 	p.Reason = r.unready(ctx, p)
-	p.Healthy = p.Reason == ""
+	if healthy := p.Reason == ""; healthy != p.Healthy {
+		p.Healthy, p.since, p.again = healthy, r.now(), applyAgain
+	}
 	if !p.Healthy && len(missing) > 0 {
 		p.Reason = fmt.Sprintf("needs %s, which is not healthy; %s", strings.Join(missing, ", "), p.Reason)
 	}
