@@ -28,7 +28,7 @@ const (
 // the release's epoch, or what was last persisted. A machine whose battery is
 // dead must not take certificates for not valid yet. Where the clock is behind
 // what was persisted and still later than the release, either may be wrong:
-// somebody at the console is asked, and without an answer it is the clock.
+// somebody at the console is asked, and without an answer the clock is set forward.
 func (a *agent) setClock(ctx context.Context, epoch int64) error {
 	made, written := max(epoch, a.seconds(epochFile)), a.seconds(timeFile)
 	now, want := a.host.Now(), time.Unix(max(made, written), 0)

@@ -16,6 +16,9 @@ import (
 // certificateName is where cert-manager writes whose certificate a Secret holds.
 const certificateName = "cert-manager.io/certificate-name"
 
+// stepBack is how far a time server may set a clock back without consequences.
+const stepBack = 5 * time.Minute
+
 // Certificates says when those in Secrets end, by "namespace/name", and removes
 // those that cert-manager issued while the clock was ahead: it looks at their end
 // alone, and makes anew what is gone. dropped says which, as "namespace/name
@@ -38,7 +41,7 @@ func (c *Cluster) Certificates(ctx context.Context, now time.Time) (ends map[str
 			continue
 		}
 		name := s.Namespace + "/" + s.Name
-		if s.Annotations[certificateName] == "" || !cert.NotBefore.After(now) {
+		if s.Annotations[certificateName] == "" || !cert.NotBefore.After(now.Add(stepBack)) {
 			ends[name] = cert.NotAfter
 			continue
 		}

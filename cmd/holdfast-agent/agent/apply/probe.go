@@ -47,18 +47,16 @@ func refusal(ctx context.Context, p *corev1.Pod) string {
 
 func ask(ctx context.Context, ip string, k *corev1.Container) string {
 	get := k.ReadinessProbe.HTTPGet
-	host, port := get.Host, portOf(get.Port, k)
-	if host == "" {
-		host = ip
-	}
+	port := portOf(get.Port, k)
 	scheme := strings.ToLower(string(get.Scheme))
 	if scheme == "" {
 		scheme = "http"
 	}
-	if host == "" || port == 0 {
+	// The kubelet would ask another host too; what that says is no pod's.
+	if get.Host != "" || ip == "" || port == 0 {
 		return ""
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s://%s/%s", scheme, net.JoinHostPort(host, fmt.Sprint(port)), strings.TrimPrefix(get.Path, "/")), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s://%s/%s", scheme, net.JoinHostPort(ip, fmt.Sprint(port)), strings.TrimPrefix(get.Path, "/")), nil)
 	if err != nil {
 		return ""
 	}

@@ -32,7 +32,7 @@ const (
 
 // Leaf certificates are valid for five years: kubeadm's own year ends unseen
 // on a site that nobody updates, and the API server is then lost with no
-// operator who could renew it. Kubeadm gives the CA ten years.
+// operator who could renew it. The authorities last as long as the site.
 const leafValidity = "43800h0m0s"
 
 // Before a reboot the kubelet stops pods first, then those that the cluster

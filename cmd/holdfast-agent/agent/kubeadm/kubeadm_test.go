@@ -125,6 +125,7 @@ func newMachine(t *testing.T) *machine {
 		line("[certs] Generating")
 		if arg[0] == "init" && arg[1] == "--config" {
 			k.write(t, "etc/kubernetes/pki/sa.key")
+			k.write(t, "etc/kubernetes/kubelet.conf")
 			k.write(t, "var/lib/etcd/member/wal")
 		}
 		if k.fail != "" && strings.HasPrefix(strings.Join(arg, " "), k.fail) {

@@ -16,7 +16,7 @@ func Certificates() []string {
 }
 
 // RenewBefore is how long before its end a boot makes a certificate of the
-// control plane anew. Authorities stay: they last for ten years.
+// control plane anew. Authorities stay.
 const RenewBefore = 365 * 24 * time.Hour
 
 // Renewed reports whether a boot makes that certificate anew.
@@ -49,21 +49,22 @@ func (n Node) renew(ctx context.Context) error {
 			why, kubelet = bad, kubelet || name == kubeletKey
 		}
 	}
-	if why == "" {
-		return nil
+	if why != "" {
+		n.Say("%s: the control plane's certificates are made anew", why)
+		if err := n.run(ctx, "certs", "renew", "all", "--config", ConfigFile); err != nil {
+			return fmt.Errorf("cannot renew certificates: %w", err)
+		}
 	}
-	n.Say("%s: the control plane's certificates are made anew", why)
-	if err := n.run(ctx, "certs", "renew", "all", "--config", ConfigFile); err != nil {
-		return fmt.Errorf("cannot renew certificates: %w", err)
-	}
-	if !kubelet {
-		return nil
+	if kubelet {
+		for _, name := range []string{kubeletKey, kubeletAccess} {
+			if err := os.RemoveAll(n.path(name)); err != nil {
+				return fmt.Errorf("cannot renew the kubelet's certificate: %w", err)
+			}
+		}
 	}
 	// kubeadm leaves the kubelet's to the kubelet, and makes one where none is.
-	for _, name := range []string{kubeletKey, kubeletAccess} {
-		if err := os.RemoveAll(n.path(name)); err != nil {
-			return fmt.Errorf("cannot renew the kubelet's certificate: %w", err)
-		}
+	if _, err := os.Stat(n.path(kubeletAccess)); err == nil {
+		return nil
 	}
 	return n.phases(ctx, "kubeconfig kubelet")
 }

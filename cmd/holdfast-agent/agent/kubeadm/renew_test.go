@@ -73,3 +73,15 @@ func TestRenew(t *testing.T) {
 		}
 	}
 }
+
+// A start that was cut off between the two has left the kubelet without its way.
+func TestRenewAgain(t *testing.T) {
+	k := newMachine(t)
+	k.write(t, "var/lib/holdfast/kubeadm.done")
+	if err := k.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Index(k.ran, "init phase kubeconfig") != 0 {
+		t.Errorf("ran %q", k.ran)
+	}
+}
