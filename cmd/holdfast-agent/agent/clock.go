@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,6 +19,9 @@ const (
 	timeFile    = "/var/lib/holdfast/time"
 	persistTime = 10 * time.Minute
 
+	machineClock = "/sys/class/rtc/rtc0/since_epoch" // as it is now, UTC
+	timesyncd    = "/var/lib/systemd/timesync/clock" // its time is what timesyncd has persisted
+
 	// No clock goes that wrong by itself between two starts.
 	clockSlack = 24 * time.Hour
 	// How long somebody is asked which of two times is right.
@@ -26,27 +31,54 @@ const (
 
 // setClock moves the clock forward to the latest time known to have been:
 // the release's epoch, or what was last persisted. A machine whose battery is
-// dead must not take certificates for not valid yet. Where the clock is behind
-// what was persisted and still later than the release, either may be wrong:
-// somebody at the console is asked, and without an answer the clock is set forward.
+// dead must not take certificates for not valid yet. Where the machine's clock is
+// behind what was persisted and still later than the release, either may be wrong:
+// somebody at the console is asked, and without an answer time goes on from what
+// was persisted.
 func (a *agent) setClock(ctx context.Context, epoch int64) error {
-	made, written := max(epoch, a.seconds(epochFile)), a.seconds(timeFile)
-	now, want := a.host.Now(), time.Unix(max(made, written), 0)
-	if !now.Before(want) {
-		return nil
+	made, now := time.Unix(max(epoch, a.seconds(epochFile)), 0), a.host.Now()
+	floor := latest(made, time.Unix(a.seconds(timeFile), 0))
+	// timesyncd has moved the time forward by then to what it has persisted, so
+	// that the machine's own clock is asked.
+	machine := now
+	if n := a.seconds(machineClock); n > 0 && time.Unix(n, 0).Before(now) {
+		machine = time.Unix(n, 0)
 	}
-	if !now.Before(time.Unix(made, 0)) && want.Sub(now) > clockSlack && a.clockIsRight(ctx, now, want) {
-		if err := a.writeTime(); err != nil {
+	seen := latest(floor, now)
+	if !machine.Before(made) && seen.Sub(machine) > clockSlack && a.clockIsRight(ctx, machine, seen) {
+		if err := a.goBy(machine); err != nil {
 			return fmt.Errorf("cannot go by the machine's clock: %w", err)
 		}
-		a.Say("the clock is taken for right: %s", now.UTC().Format(time.RFC3339))
+		a.Say("the clock is taken for right: %s", machine.UTC().Format(time.RFC3339))
 		return nil
 	}
-	a.Say("the clock says %s, which is over: set forward to %s", now.UTC().Format(time.RFC3339), want.UTC().Format(time.RFC3339))
-	if err := a.host.SetTime(want); err != nil {
+	if !now.Before(floor) {
+		return nil
+	}
+	a.Say("the clock says %s, which is over: set forward to %s", now.UTC().Format(time.RFC3339), floor.UTC().Format(time.RFC3339))
+	if err := a.host.SetTime(floor); err != nil {
 		return fmt.Errorf("cannot set the clock: %w", err)
 	}
 	return nil
+}
+
+func latest(x, y time.Time) time.Time {
+	if x.Before(y) {
+		return y
+	}
+	return x
+}
+
+// goBy sets the time, back too, and persists it for the next start.
+func (a *agent) goBy(t time.Time) error {
+	if err := a.host.SetTime(t); err != nil {
+		return err
+	}
+	err := os.Chtimes(a.host.path(timesyncd), t, t)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, a.writeTime())
 }
 
 // seconds is what a file says, since 1970; 0 if there is none, as at a first boot.
