@@ -133,6 +133,7 @@ func newBox(t *testing.T) *box {
 			b.pulled = append(b.pulled, socket)
 			return nil
 		},
+		Forget:  func(context.Context, string, string, time.Time) (int, error) { return 0, nil },
 		Enforce: func(context.Context, netpol.Rules) error { return nil },
 		Sleep: func(ctx context.Context, d time.Duration) error {
 			b.mu.Lock()
@@ -364,7 +365,11 @@ func TestUpToTheAPIServer(t *testing.T) {
 	b.trust(k)
 	b.seed(k, mac)
 	b.clock = time.Unix(1000, 0) // a dead battery
-	b.kubeadm = func(arg []string) error { b.write("etc/kubernetes/admin.conf", kubeconfig); return nil }
+	b.kubeadm = func(arg []string) error {
+		b.write("etc/kubernetes/admin.conf", kubeconfig)
+		b.write("etc/kubernetes/kubelet.conf", kubeconfig)
+		return nil
+	}
 	b.start("waiting for the API server since 1")
 	if b.set.Unix() != epoch {
 		t.Errorf("the clock was set to %v", b.set)

@@ -18,6 +18,7 @@ import (
 
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/images"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/netpol"
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/sandboxes"
 )
 
 // Host is the machine below the agent: where its files are, and what it can do
@@ -39,6 +40,9 @@ type Host struct {
 	// Pull makes the container runtime at the socket have images, and tells which
 	// it had to pull.
 	Pull func(ctx context.Context, socket string, refs []string, told func(ref string)) error
+	// Forget has the container runtime at the socket forget pods of a time to come,
+	// and tells how many there were.
+	Forget func(ctx context.Context, root, socket string, now time.Time) (int, error)
 	// Enforce replaces the rules that network policies ask for.
 	Enforce func(ctx context.Context, r netpol.Rules) error
 	// Sleep waits; it returns ctx's error if that ends first.
@@ -61,6 +65,7 @@ func Machine(root string, random io.Reader, getenv func(string) string) Host {
 		Mounted:     isMountPoint,
 		Run:         runProgram,
 		Pull:        images.Pull,
+		Forget:      sandboxes.Forget,
 		Enforce:     new(netpol.Table).Load,
 		Sleep:       sleep,
 	}

@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/probe"
 )
 
 const (
@@ -41,7 +43,7 @@ func (w *warnings) of(ctx context.Context, c *Cluster, p *corev1.Pod, now time.T
 			delete(w.pods, uid)
 		}
 	}
-	text := refusal(ctx, p)
+	text := probe.Refusal(ctx, p)
 	if text == "" {
 		text = lastWarning(c.events(ctx, p), now)
 	}

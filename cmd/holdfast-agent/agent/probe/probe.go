@@ -1,4 +1,5 @@
-package apply
+// Package probe asks pods that are not ready why.
+package probe
 
 import (
 	"context"
@@ -16,22 +17,23 @@ import (
 )
 
 const (
-	probeWaits = 3 * time.Second
-	probeReads = 16 << 10
+	waits = 3 * time.Second
+	reads = 16 << 10
+	tells = 300 // bytes of the answer
 )
 
-// probeClient asks as the kubelet does: whoever answers at the pod's address.
-var probeClient = &http.Client{
-	Timeout: probeWaits,
+// client asks as the kubelet does: whoever answers at the pod's address.
+var client = &http.Client{
+	Timeout: waits,
 	Transport: &http.Transport{Proxy: nil, DisableKeepAlives: true,
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 
-// refusal is what the readiness probe of a running container is answered, of
+// Refusal is what the readiness probe of a running container is answered, of
 // which the kubelet tells the code alone; nothing if there is no answer, or no
 // refusal.
-func refusal(ctx context.Context, p *corev1.Pod) string {
+func Refusal(ctx context.Context, p *corev1.Pod) string {
 	for _, s := range p.Status.ContainerStatuses {
 		if s.Ready || s.State.Running == nil {
 			continue
@@ -60,7 +62,7 @@ func ask(ctx context.Context, ip string, k *corev1.Container) string {
 	if err != nil {
 		return ""
 	}
-	resp, err := probeClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return ""
 	}
@@ -68,11 +70,18 @@ func ask(ctx context.Context, ip string, k *corev1.Container) string {
 	if resp.StatusCode < http.StatusBadRequest {
 		return ""
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, probeReads))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, reads))
 	if err != nil {
 		body = nil
 	}
-	return withMessage(fmt.Sprintf("it answers %d", resp.StatusCode), checksDown(body))
+	out, why := fmt.Sprintf("it answers %d", resp.StatusCode), checksDown(body)
+	if len(why) > tells {
+		why = why[:tells] + "…"
+	}
+	if why != "" {
+		out += ": " + why
+	}
+	return out
 }
 
 func portOf(want intstr.IntOrString, k *corev1.Container) int32 {

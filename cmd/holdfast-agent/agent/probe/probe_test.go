@@ -1,4 +1,4 @@
-package apply
+package probe_test
 
 import (
 	"io"
@@ -11,6 +11,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/probe"
 )
 
 // A pod that is not ready says why: the kubelet tells the code alone.
@@ -55,11 +57,11 @@ func TestRefusal(t *testing.T) {
 			Status: corev1.PodStatus{PodIP: at.Hostname(), ContainerStatuses: []corev1.ContainerStatus{{
 				Name: "main", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}},
 		}
-		if got := refusal(t.Context(), p); got != c.want {
+		if got := probe.Refusal(t.Context(), p); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 		s.Close()
-		if got := refusal(t.Context(), p); got != "" {
+		if got := probe.Refusal(t.Context(), p); got != "" {
 			t.Errorf("%s, with nobody there: %q", c.name, got)
 		}
 	}
