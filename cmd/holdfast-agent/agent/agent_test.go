@@ -133,7 +133,7 @@ func newBox(t *testing.T) *box {
 			b.pulled = append(b.pulled, socket)
 			return nil
 		},
-		Forget:  func(context.Context, string, string, time.Time) (int, error) { return 0, nil },
+		Forget:  func(context.Context, string, time.Time) (int, error) { return 0, nil },
 		Enforce: func(context.Context, netpol.Rules) error { return nil },
 		Sleep: func(ctx context.Context, d time.Duration) error {
 			b.mu.Lock()

@@ -90,6 +90,29 @@ func (a *agent) openPodNetwork(ctx context.Context, r *apply.Reconciler, p *netp
 	})
 }
 
+// forget has containerd forget pods of a time to come, from when the clock was
+// ahead. That it could not keeps nothing from starting.
+func (a *agent) forget(ctx context.Context, e engine) error {
+	n, err := a.host.Forget(ctx, e.socket, a.host.Now())
+	if n > 0 {
+		a.Say("%d pods of an earlier boot are of a time to come, as the clock was ahead: they are forgotten", n)
+	}
+	if err != nil && ctx.Err() == nil {
+		a.log.Warn("forget pods of a time to come", "error", err)
+	}
+	return err
+}
+
+// forgetRest forgets those that have networks, which containerd can do once it
+// has read the configuration that opened them.
+func (a *agent) forgetRest(ctx context.Context, e engine) {
+	for range 60 {
+		if a.forget(ctx, e) == nil || a.host.Sleep(ctx, retryAfter) != nil {
+			return
+		}
+	}
+}
+
 // awaitNode waits until the node is ready, and applies meanwhile.
 func (a *agent) awaitNode(ctx context.Context, r *apply.Reconciler, c *apply.Cluster, n node.Node) error {
 	var version string

@@ -81,16 +81,8 @@ func upKubeadm(ctx context.Context, a *agent, e engine, c node.Config, n node.No
 	if err := a.insist(ctx, status.EngineUp, "start containerd", func() error { return a.startContainerd(ctx, e, c, n) }); err != nil {
 		return err
 	}
-	err := a.insist(ctx, status.EngineUp, "forget pods of a time to come", func() error {
-		n, err := a.host.Forget(ctx, a.host.Root, e.socket, a.host.Now())
-		if n > 0 {
-			a.Say("%d pods are of a time to come, as the clock was ahead: they are started anew", n)
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
+	// Those on the node's network, before the kubelet looks at them.
+	_ = a.forget(ctx, e)
 	if err := a.insist(ctx, status.EngineUp, "pull images", func() error { return a.pullImages(ctx, e, c.Images) }); err != nil {
 		return err
 	}

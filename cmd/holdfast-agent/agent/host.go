@@ -42,7 +42,7 @@ type Host struct {
 	Pull func(ctx context.Context, socket string, refs []string, told func(ref string)) error
 	// Forget has the container runtime at the socket forget pods of a time to come,
 	// and tells how many there were.
-	Forget func(ctx context.Context, root, socket string, now time.Time) (int, error)
+	Forget func(ctx context.Context, socket string, now time.Time) (int, error)
 	// Enforce replaces the rules that network policies ask for.
 	Enforce func(ctx context.Context, r netpol.Rules) error
 	// Sleep waits; it returns ctx's error if that ends first.

@@ -123,6 +123,7 @@ func (a *agent) bringUp(ctx context.Context, u *updates) error {
 		if err := a.openPodNetwork(ctx, r, p); err != nil {
 			return err
 		}
+		go a.forgetRest(ctx, e)
 		look = func(ctx context.Context) []apply.Health { return append(r.Tick(ctx), policyHealth(p)) }
 	}
 	if err := a.awaitNode(ctx, r, c, n); err != nil {

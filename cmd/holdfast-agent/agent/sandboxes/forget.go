@@ -5,9 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -22,8 +19,9 @@ const stepBack = 5 * time.Minute
 // later than now, with their containers. The kubelet takes the newest of a pod
 // for the one that counts: after a clock that was ahead it would look at what
 // ended long ago, and make the same container again and again. It returns how
-// many there were. root is the prefix of the network library's records.
-func Forget(ctx context.Context, root, socket string, now time.Time) (int, error) {
+// many it removed. Those with a network of their own need containerd to have the
+// configuration of networks; without, they are among the errors.
+func Forget(ctx context.Context, socket string, now time.Time) (int, error) {
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return 0, fmt.Errorf("cannot reach containerd: %w", err)
@@ -45,26 +43,7 @@ func Forget(ctx context.Context, root, socket string, now time.Time) (int, error
 			errs = append(errs, fmt.Errorf("cannot remove pod %s of an earlier boot: %w", s.GetMetadata().GetName(), err))
 			continue
 		}
-		errs = append(errs, address(root, s.Id))
 		n++
 	}
 	return n, errors.Join(errs...)
-}
-
-// address gives back the one that a sandbox had: its network ended with the
-// boot, and the library, which has no configuration yet, is not asked.
-func address(root, id string) error {
-	names, err := filepath.Glob(filepath.Join(root, "/var/lib/cni/results/*-"+id+"-*"))
-	errs := []error{err}
-	leases, err := filepath.Glob(filepath.Join(root, "/var/lib/cni/networks/*/*"))
-	errs = append(errs, err)
-	for _, name := range leases {
-		if b, err := os.ReadFile(name); err == nil && strings.HasPrefix(string(b), id) {
-			names = append(names, name)
-		}
-	}
-	for _, name := range names {
-		errs = append(errs, os.Remove(name))
-	}
-	return errors.Join(errs...)
 }
