@@ -224,6 +224,9 @@ func (c *Cluster) Unready(ctx context.Context, r node.Ready) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if want == 0 && (r.Kind == "Deployment" || r.Kind == "StatefulSet") {
+		return fmt.Sprintf("%s %s: scaled to 0 pods", r.Kind, r.Name), nil
+	}
 	pods, err := c.pods(ctx, r.Namespace, sel)
 	if err != nil {
 		return "", err

@@ -40,6 +40,14 @@ func (c Component) isFirst(o *unstructured.Unstructured) bool {
 	})
 }
 
+// withoutPods reports whether c's manifests want no pods of r.
+func (c Component) withoutPods(r node.Ready) bool {
+	return slices.ContainsFunc(c.Objects, func(o *unstructured.Unstructured) bool {
+		n, found, _ := unstructured.NestedFloat64(o.Object, "spec", "replicas")
+		return found && n == 0 && r.Kind == o.GetKind() && r.Namespace == o.GetNamespace() && r.Name == o.GetName()
+	})
+}
+
 // Health is how a component is.
 type Health struct {
 	Name    string
@@ -178,9 +186,13 @@ func (r *Reconciler) tick(ctx context.Context, p *part, due bool) {
 	}
 }
 
-// unready says what of p is not ready, or nothing.
+// unready says what of p is not ready, or nothing. What the release itself has
+// without pods is as it should be.
 func (r *Reconciler) unready(ctx context.Context, p *part) string {
 	for _, w := range p.Ready {
+		if p.withoutPods(w) {
+			continue
+		}
 		reason, err := r.target.Unready(ctx, w)
 		if err != nil {
 			return fmt.Sprintf("cannot look at %s %s: %v", w.Kind, w.Name, err)

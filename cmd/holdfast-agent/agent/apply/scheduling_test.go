@@ -80,6 +80,23 @@ func TestStaleScheduling(t *testing.T) {
 	}
 }
 
+// Who takes all of a workload's pods away has an unhealthy site, unless the
+// release has it so.
+func TestScaledToNone(t *testing.T) {
+	c := pending(t, map[string]string{
+		"/apis/apps/v1/namespaces/db/statefulsets/postgresql": `{"apiVersion":"apps/v1","kind":"StatefulSet","metadata":{"name":"postgresql","namespace":"db"},
+			"spec":{"replicas":0,"selector":{"matchLabels":{"app":"postgresql"}}},"status":{"replicas":0}}`,
+		"/api/v1/namespaces/db/pods": `{"apiVersion":"v1","kind":"PodList","items":[]}`,
+	})
+	for replicas, want := range map[string]string{"1": "StatefulSet postgresql: scaled to 0 pods", "0": ""} {
+		p := &part{Component: component(t, "db", "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: postgresql, namespace: db}\nspec: {replicas: "+replicas+"}\n")}
+		p.Ready = []node.Ready{{Kind: "StatefulSet", Namespace: "db", Name: "postgresql"}}
+		if got := NewReconciler(c, nil, nil, nil).unready(t.Context(), p); got != want {
+			t.Errorf("of %s pods: %q, want %q", replicas, got, want)
+		}
+	}
+}
+
 func TestTolerates(t *testing.T) {
 	taint := corev1.Taint{Key: "a", Value: "1", Effect: corev1.TaintEffectNoSchedule}
 	for _, k := range []struct {
