@@ -85,7 +85,7 @@ func TestOnlyOriginsDial(t *testing.T) {
 		"cmd/holdfast-agent/agent/images google.golang.org/grpc/credentials/insecure":    "containerd, on a socket of this machine",
 		"cmd/holdfast-agent/agent/sandboxes google.golang.org/grpc":                      "containerd, on a socket of this machine",
 		"cmd/holdfast-agent/agent/sandboxes google.golang.org/grpc/credentials/insecure": "containerd, on a socket of this machine",
-		"cmd/holdfast-agent/agent/probe net/http":                                        "pods of its own node, at the address and port of their readiness probe",
+		"cmd/holdfast-agent/agent/probe net/http":                                        "pods of its own node: what their readiness probe is answered, and what they warn of",
 		"cmd/holdfast-agent/agent/probe http.Client":                                     "the same",
 		"cmd/holdfast-agent/agent/probe http.Transport":                                  "the same",
 		"cmd/holdfast-agent/agent/probe http.NewRequestWithContext":                      "the same",

@@ -32,6 +32,17 @@ func (c Component) AllNeeds() []string {
 	return out
 }
 
+// AlsoUses are the components whose offers c uses without waiting for them.
+func (c Component) AlsoUses() []string {
+	var out []string
+	for _, u := range c.Uses {
+		if u.late && !slices.Contains(out, u.Component) {
+			out = append(out, u.Component)
+		}
+	}
+	return out
+}
+
 // Wire gives each component of all what follows from the offers it uses: the
 // secrets that it shares with the one that offers, and the hooks' Jobs among its
 // manifests, rendered for it. Jobs of the result's First have to end before

@@ -270,7 +270,7 @@ func (f faulty) secretMissing(t *testing.T) {
 }
 
 func (f faulty) secretWrong(t *testing.T) {
-	f.kubectl(t, "patch", "secret", "-n", "loki", "objects", "-p", `{"data":{"secretKey":"d3JvbmctYnV0LWxvbmctZW5vdWdoLXdyb25nLWJ1dC1sb25nLWVub3VnaA=="}}`)
+	f.kubectl(t, "patch", "secret", "-n", "loki", "objects", "-p", `{"data":{"secretKey":"d3JvbmdCdXRMb25nRW5vdWdoRm9yQUtleTEyMzQ1Njc="}}`)
 	f.kubectl(t, "delete", "pod", "-n", "loki", "loki-0")
 	f.says(t, "loki", "403|SignatureDoesNotMatch")
 	f.healthy(t, 20*time.Minute)

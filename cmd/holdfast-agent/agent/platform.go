@@ -16,7 +16,7 @@ const (
 	tickBusy = 2 * time.Second  // while something is not healthy
 	tickIdle = 10 * time.Second // when all is
 
-	certificatesEvery = 10 * time.Minute
+	warningsEvery = 10 * time.Minute
 	// A node and an API server that were well are not looked at again before.
 	lookAgain = 9 * time.Second
 )
@@ -47,9 +47,10 @@ func (a *agent) platform(ctx context.Context, u *updates, r *apply.Reconciler, n
 			return ctx.Err()
 		}
 		// The clock may have been set right by now.
-		if now := a.host.Now(); now.Sub(looked).Abs() > certificatesEvery {
+		if now := a.host.Now(); now.Sub(looked).Abs() > warningsEvery {
 			looked = now
 			a.lookAtCertificates(ctx, c)
+			a.askForWarnings(ctx, c)
 		}
 		d := tickBusy
 		if healthy {
@@ -80,6 +81,17 @@ func (a *agent) lookAtCertificates(ctx context.Context, c *apply.Cluster) {
 	}
 	if ends != nil {
 		a.ends.Store(&ends)
+	}
+}
+
+// askForWarnings keeps what components warn of.
+func (a *agent) askForWarnings(ctx context.Context, c *apply.Cluster) {
+	told, err := c.Warnings(ctx)
+	if err != nil && ctx.Err() == nil {
+		a.log.Error("warnings of components", "error", err)
+	}
+	if told != nil {
+		a.podsWarn.Store(&told)
 	}
 }
 

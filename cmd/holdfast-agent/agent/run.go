@@ -27,6 +27,7 @@ type agent struct {
 	log       *slog.Logger
 	confirmed *confirmations
 	ends      atomic.Pointer[map[string]time.Time] // of certificates in the cluster
+	podsWarn  atomic.Pointer[[]string]             // what components warn of
 }
 
 // run brings the node up, step by step, and then keeps watch until ctx ends.

@@ -41,6 +41,7 @@ type seen struct {
 	ends       map[string]time.Time   // certificates, by path
 	services   map[string]time.Time   // those in Secrets, by namespace and name
 	renewed    func(name string) bool // whether a boot makes that one anew; nil: none
+	pods       []string               // what components warn of
 	clock      bool                   // a time server is named, and none has answered
 	made       time.Time              // the release
 	noBackup   bool                   // overdue
@@ -75,6 +76,7 @@ func warningsOf(s seen, now time.Time) []string {
 		return ""
 	})
 	ending(s.services, serviceCertificate, func(string) string { return "" })
+	out = append(out, s.pods...)
 	if s.clock {
 		warn("clock: no time server has answered since the node started")
 	}
@@ -128,6 +130,9 @@ func (a *agent) look(u *updates, n node.Node) seen {
 	}
 	if ends := a.ends.Load(); ends != nil {
 		s.services = *ends
+	}
+	if told := a.podsWarn.Load(); told != nil {
+		s.pods = *told
 	}
 	if len(n.NTP) > 0 && a.host.uptime() > clockWithin {
 		s.clock = !a.isThere(synchronized)

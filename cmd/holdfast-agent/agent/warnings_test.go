@@ -33,6 +33,7 @@ func TestWarnings(t *testing.T) {
 			"certificate: db/c ended on 2026-11-27",
 			"certificate: ingress/b ends on 2026-12-11",
 		}},
+		{"what a component says", seen{pods: []string{"postgresql: no backup"}}, []string{"postgresql: no backup"}},
 		{"no time server", seen{clock: true}, []string{"clock: no time server has answered since the node started"}},
 		{"a clock far from the release", seen{made: now.AddDate(-2, 0, 0)}, []string{"clock: it says 2026-11-28, and this release was made on 2024-11-28: the one is wrong or the other old"}},
 		{"a release of last year", seen{made: now.AddDate(-1, 0, 0)}, nil},

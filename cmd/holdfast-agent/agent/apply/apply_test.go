@@ -269,6 +269,23 @@ func TestAgain(t *testing.T) {
 	}
 }
 
+// What its pods wait for by themselves is applied anew too: it may look healthy,
+// and its Service be gone.
+func TestAgainWhatIsUsed(t *testing.T) {
+	store := component(t, "store", "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: store}\n")
+	logs := component(t, "logs", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: logs}\n")
+	logs.Uses = []string{"store"}
+	f := &fake{unready: map[string]string{"logs": "no such host"}}
+	clock := time.Unix(0, 0)
+	r := NewReconciler(f, []Component{store, logs}, nil, func() time.Time { return clock })
+	r.Tick(t.Context())
+	clock, f.done = clock.Add(applyAgain), nil
+	r.Tick(t.Context())
+	if want := []string{"ensure store", "Service store/s", "ensure logs", "ConfigMap logs/c"}; !slices.Equal(f.done, want) {
+		t.Errorf("done: %q, want %q", f.done, want)
+	}
+}
+
 // What only comes after another is applied while that one is not healthy.
 func TestAfter(t *testing.T) {
 	db := component(t, "db", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: db}\n")

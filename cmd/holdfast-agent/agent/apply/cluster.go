@@ -1,9 +1,11 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -238,6 +240,8 @@ func (c *Cluster) Unready(ctx context.Context, r node.Ready) (string, error) {
 			return "", nil
 		}
 	}
+	// What those that ended say is of the past, where there are others.
+	slices.SortStableFunc(pods, func(a, b corev1.Pod) int { return cmp.Compare(ended(a), ended(b)) })
 	for i := range pods {
 		if stoppedByReboot(&pods[i]) {
 			continue
@@ -247,6 +251,14 @@ func (c *Cluster) Unready(ctx context.Context, r node.Ready) (string, error) {
 		}
 	}
 	return fmt.Sprintf("%s %s: %s", r.Kind, r.Name, reason), nil
+}
+
+// ended is 1 for a pod that will not run any more, else 0.
+func ended(p corev1.Pod) int {
+	if p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
+		return 1
+	}
+	return 0
 }
 
 // workload says what its status lacks, and how many pods have to be ready; a

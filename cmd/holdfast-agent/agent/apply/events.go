@@ -73,7 +73,8 @@ func (c *Cluster) events(ctx context.Context, p *corev1.Pod) []corev1.Event {
 	return out
 }
 
-// lastWarning is the newest one's text, on one line.
+// lastWarning is the newest one's text, on one line. Events are of a pod that has
+// a node: what kept it from one is past.
 func lastWarning(events []corev1.Event, now time.Time) string {
 	var last time.Time
 	text := ""
@@ -85,7 +86,7 @@ func lastWarning(events []corev1.Event, now time.Time) string {
 		if s := e.Series; s != nil {
 			at = s.LastObservedTime.Time
 		}
-		if at.After(last) && now.Sub(at) < eventsAge {
+		if e.Reason != "FailedScheduling" && at.After(last) && now.Sub(at) < eventsAge {
 			last, text = at, withMessage(e.Reason, strings.Join(strings.Fields(e.Message), " "))
 		}
 	}

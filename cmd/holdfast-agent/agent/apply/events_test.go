@@ -30,7 +30,7 @@ func TestWarnings(t *testing.T) {
 		pod, want string
 		events    []string
 	}{
-		{creating, `pod postgresql-0: main: ContainerCreating: FailedMount: MountVolume.SetUp failed for volume "key"`, []string{old, missing}},
+		{creating, `pod postgresql-0: main: ContainerCreating: FailedMount: MountVolume.SetUp failed for volume "key"`, []string{old, missing, event(0, "FailedScheduling", "no room")}},
 		{creating, "pod postgresql-0: main: ContainerCreating", []string{old}},
 		{running, "pod postgresql-0: main: running, not ready yet: Unhealthy: refused", []string{missing, event(0, "Unhealthy", "refused")}},
 		{crashed, "pod postgresql-0: main: CrashLoopBackOff: no room left", []string{missing}},

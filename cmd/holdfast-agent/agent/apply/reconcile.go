@@ -131,7 +131,8 @@ func (r *Reconciler) due() map[string]bool {
 		}
 		out[p.Health.Name] = true
 		for _, n := range r.parts {
-			if slices.Contains(p.Needs, n.Health.Name) && r.now().Sub(n.since) >= applyAgain {
+			stands := slices.Contains(p.Needs, n.Health.Name) || slices.Contains(p.Uses, n.Health.Name)
+			if stands && r.now().Sub(n.since) >= applyAgain {
 				out[n.Health.Name] = true
 			}
 		}

@@ -17,11 +17,12 @@ import (
 // node for the claim's pod, and waits for the volume.
 const selectedNode = "volume.kubernetes.io/selected-node"
 
-// staleReason says why p has no node, where the scheduler's own words are of
-// an earlier state; else nothing. Those are written when a try fails, and stay
-// until the pod has its node: while the scheduler waits for a volume to be made
-// on the node that it has chosen, and after a taint is gone until its next try.
-func staleReason(p *corev1.Pod, claims []corev1.PersistentVolumeClaim, nodes []corev1.Node) string {
+// unscheduledReason says why p has no node, where the scheduler's own words are
+// of an earlier state, or do not name the taints that keep it away; else nothing.
+// Those words are written when a try fails, and stay until the pod has its node:
+// while the scheduler waits for a volume to be made on the node that it has
+// chosen, and after a taint is gone until its next try.
+func unscheduledReason(p *corev1.Pod, claims []corev1.PersistentVolumeClaim, nodes []corev1.Node) string {
 	said := ""
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
@@ -36,18 +37,34 @@ func staleReason(p *corev1.Pod, claims []corev1.PersistentVolumeClaim, nodes []c
 			return fmt.Sprintf("pod %s: waits for the volume of %s to be made on %s", p.Name, c.Name, node)
 		}
 	}
-	if strings.Contains(said, "untolerated taint") && len(nodes) > 0 && !slices.ContainsFunc(nodes, func(n corev1.Node) bool { return repels(n, p) }) {
-		return fmt.Sprintf("pod %s: not scheduled yet: the node's taint is gone, and the scheduler tries again", p.Name)
+	if !strings.Contains(said, "untolerated taint") || len(nodes) == 0 {
+		return ""
 	}
-	return ""
+	var keep []string
+	for _, n := range nodes {
+		if taints := repelling(n, p); len(taints) > 0 {
+			keep = append(keep, fmt.Sprintf("%s has %s", n.Name, strings.Join(taints, ", ")))
+		}
+	}
+	switch len(keep) {
+	case 0:
+		return fmt.Sprintf("pod %s: not scheduled yet: the node's taint is gone, and the scheduler tries again", p.Name)
+	case len(nodes):
+		return fmt.Sprintf("pod %s: not scheduled: %s", p.Name, strings.Join(keep, "; "))
+	}
+	return "" // other nodes have other reasons
 }
 
-// repels reports whether n has a taint that keeps p from it.
-func repels(n corev1.Node, p *corev1.Pod) bool {
-	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool {
-		return t.Effect != corev1.TaintEffectPreferNoSchedule &&
-			!slices.ContainsFunc(p.Spec.Tolerations, func(tol corev1.Toleration) bool { return tolerates(tol, t) })
-	})
+// repelling are the taints of n that keep p from it.
+func repelling(n corev1.Node, p *corev1.Pod) []string {
+	var out []string
+	for _, t := range n.Spec.Taints {
+		if t.Effect != corev1.TaintEffectPreferNoSchedule &&
+			!slices.ContainsFunc(p.Spec.Tolerations, func(tol corev1.Toleration) bool { return tolerates(tol, t) }) {
+			out = append(out, t.Key)
+		}
+	}
+	return out
 }
 
 // tolerates goes by the key, the value and the effect, of which an empty one
@@ -92,7 +109,7 @@ func (c *Cluster) pendingReason(ctx context.Context, p *corev1.Pod) string {
 		}
 	}
 	nodes, _ := c.nodes(ctx)
-	return cmp.Or(staleReason(p, claims, nodes), reason)
+	return cmp.Or(unscheduledReason(p, claims, nodes), reason)
 }
 
 func (c *Cluster) nodes(ctx context.Context) ([]corev1.Node, error) {

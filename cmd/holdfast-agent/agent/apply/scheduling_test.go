@@ -64,7 +64,7 @@ func TestStaleScheduling(t *testing.T) {
 		theirs = "pod postgresql-0: not scheduled: 0/1 nodes are available: 1 node(s) had untolerated taint(s)."
 	)
 	for _, k := range []struct{ what, nodes, claim, want string }{
-		{"tainted", tainted, unbound, theirs},
+		{"tainted", tainted, unbound, "pod postgresql-0: not scheduled: node1 has node.kubernetes.io/not-ready"},
 		{"the taint is gone", untainted, unbound, "pod postgresql-0: not scheduled yet: the node's taint is gone, and the scheduler tries again"},
 		{"a node is chosen", untainted, chosen, "pod postgresql-0: waits for the volume of data-postgresql-0 to be made on node1"},
 		{"nothing to be read", "", "", theirs},
@@ -94,6 +94,21 @@ func TestScaledToNone(t *testing.T) {
 		if got := NewReconciler(c, nil, nil, nil).unready(t.Context(), p); got != want {
 			t.Errorf("of %s pods: %q, want %q", replicas, got, want)
 		}
+	}
+}
+
+// A pod that ended says nothing where there is another one.
+func TestEndedPodsComeLast(t *testing.T) {
+	got, err := pending(t, map[string]string{
+		"/api/v1/nodes": `{"apiVersion":"v1","kind":"NodeList","items":[{"apiVersion":"v1","kind":"Node","metadata":{"name":"node1"},
+			"spec":{"taints":[{"key":"node.kubernetes.io/disk-pressure","effect":"NoSchedule"}]}}]}`,
+		"/api/v1/namespaces/db/pods": `{"apiVersion":"v1","kind":"PodList","items":[
+			{"apiVersion":"v1","kind":"Pod","metadata":{"name":"db-old","namespace":"db"},"spec":{"containers":[]},"status":{"phase":"Succeeded"}},
+			{"apiVersion":"v1","kind":"Pod","metadata":{"name":"db-new","namespace":"db"},"spec":{"containers":[]},"status":{"phase":"Pending",
+				"conditions":[{"type":"PodScheduled","status":"False","message":"0/1 nodes are available: 1 node(s) had untolerated taint(s)."}]}}]}`,
+	}).Unready(t.Context(), node.Ready{Kind: "StatefulSet", Namespace: "db", Name: "postgresql"})
+	if want := "pod db-new: not scheduled: node1 has node.kubernetes.io/disk-pressure"; err != nil || got != want {
+		t.Errorf("got %q, %v, want %q", got, err, want)
 	}
 }
 

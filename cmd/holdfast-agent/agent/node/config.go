@@ -95,6 +95,7 @@ type Component struct {
 	Namespace string   `json:"namespace"`
 	Needs     []string `json:"needs"`           // ready before it is applied; one that is no component here is part of the OS
 	After     []string `json:"after,omitempty"` // applied before it
+	Uses      []string `json:"uses,omitempty"`  // used by its pods, which wait for them by themselves
 	Secrets   []Secret `json:"secrets"`
 	First     []Ready  `json:"first,omitempty"` // Jobs that must have ended before its workloads are applied
 	Ready     []Ready  `json:"ready"`

@@ -1,4 +1,5 @@
-// Package probe asks pods that are not ready why.
+// Package probe asks pods of its own node: why they are not ready, and what they
+// warn of.
 package probe
 
 import (
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -74,12 +76,9 @@ func ask(ctx context.Context, ip string, k *corev1.Container) string {
 	if err != nil {
 		body = nil
 	}
-	out, why := fmt.Sprintf("it answers %d", resp.StatusCode), checksDown(body)
-	if len(why) > tells {
-		why = why[:tells] + "…"
-	}
-	if why != "" {
-		out += ": " + why
+	out := fmt.Sprintf("it answers %d", resp.StatusCode)
+	if why := checksDown(body); why != "" {
+		out += ": " + cut(why)
 	}
 	return out
 }
@@ -113,5 +112,16 @@ func checksDown(body []byte) string {
 			return strings.Join(down, ", ")
 		}
 	}
-	return strings.Join(strings.Fields(strings.ToValidUTF8(string(body), "?")), " ")
+	return oneLine(string(body))
+}
+
+// oneLine is text without what would move a terminal's cursor.
+func oneLine(s string) string {
+	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, s)
 }
