@@ -33,7 +33,7 @@ const Namespace = "holdfast-applied"
 const Manager = "holdfast-apply"
 
 // DefaultPort is where containerd on each node finds the registry, at 127.0.0.1.
-// Nodes of holdfast know it (agent/containerd).
+// Nodes of holdfast know it, as node.BroughtRegistry.
 const DefaultPort = 5002
 
 // ErrRefused is wrapped by what MakePlan finds against a release or a cluster.
