@@ -57,8 +57,12 @@ type Record struct {
 
 func (p Plan) recordName() string { return "release-" + p.site }
 
-// record has the cluster remember which release it has.
+// record has the cluster remember which release it has. One that was healthy
+// before stays so while it is applied once more.
 func (p Plan) record(ctx context.Context, healthy bool) error {
+	if p.Was.Healthy && p.Was.Release == p.Release.Release && p.Was.Index == string(p.Index.Digest) {
+		healthy = true
+	}
 	b, err := json.Marshal(Record{p.Release.Release, string(p.Index.Digest), p.Release.Zone, healthy, p.Bypassed})
 	if err != nil {
 		return err
