@@ -188,7 +188,7 @@ func TestApplyOffline(t *testing.T) {
 	}{
 		{"no cluster", "", good, nil, ExitUsage, "no cluster is named"},
 		{"a port of others", nobody, good, []string{"--port", "80"}, ExitUsage, "cannot use port 80"},
-		{"no kubeconfig", "/nonexistent", good, nil, ExitFailed, "cannot read the kubeconfig"},
+		{"no kubeconfig", filepath.Join(t.TempDir(), "none"), good, nil, ExitFailed, "cannot read the kubeconfig"},
 		{"another context", nobody, good, []string{"--context", "none"}, ExitFailed, "cannot use the kubeconfig"},
 		{"a changed bundle", nobody, bad, nil, ExitRefused, "cannot verify"},
 		{"another zone", nobody, good, []string{"--zone", "secret"}, ExitRefused, "cannot verify"},
@@ -294,7 +294,8 @@ func (c *cluster) act(dir, port string) {
 		labels, _ := json.Marshal(o.Spec.Template.Metadata.Labels)
 		_, _ = c.try(fmt.Sprintf(`{"apiVersion":"v1","kind":"ServiceAccount","metadata":{"name":"default","namespace":%q}}`, m.Namespace), "create", "-f", "-")
 		_, _ = c.try(fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":%q,"namespace":%q,"labels":%s},"spec":{"nodeName":"node1","containers":[{"name":"a","image":"a"}]}}`, m.Name, m.Namespace, labels), "create", "-f", "-")
-		_, err1 := c.try("", "patch", "pod", m.Name, "-n", m.Namespace, "--subresource=status", "--type=merge", "-p", `{"status":{"phase":"Running","conditions":[{"type":"Ready","status":"True"}]}}`)
+		_, err1 := c.try("", "patch", "pod", m.Name, "-n", m.Namespace, "--subresource=status", "--type=merge", "-p",
+			fmt.Sprintf(`{"status":{"phase":"Running","podIP":%q,"podIPs":[{"ip":%[1]q}],"conditions":[{"type":"Ready","status":"True"}]}}`, c.address))
 		_, err2 := c.try("", "patch", o.Kind, m.Name, "-n", m.Namespace, "--subresource=status", "--type=merge", "-p", map[string]string{
 			"Deployment":  fmt.Sprintf(`{"status":{"observedGeneration":%d,"replicas":1,"updatedReplicas":1,"readyReplicas":1,"availableReplicas":1}}`, m.Generation),
 			"StatefulSet": fmt.Sprintf(`{"status":{"observedGeneration":%d,"replicas":1,"updatedReplicas":1,"readyReplicas":1,"availableReplicas":1}}`, m.Generation),
@@ -321,9 +322,11 @@ func (c *cluster) open(dir, port string) error {
 	c.mu.Lock()
 	c.store = h
 	c.mu.Unlock()
+	// The API server passes on to addresses of pods alone.
+	const pod = `{"kind":"Pod","namespace":"holdfast-applied","name":"registry"}`
 	for _, o := range []string{
-		`{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{"name":"registry","namespace":"holdfast-applied","labels":{"kubernetes.io/service-name":"registry"}},"addressType":"IPv4","endpoints":[{"addresses":["` + c.address + `"],"conditions":{"ready":true}}],"ports":[{"name":"http","port":` + port + `,"protocol":"TCP"}]}`,
-		`{"apiVersion":"v1","kind":"Endpoints","metadata":{"name":"registry","namespace":"holdfast-applied"},"subsets":[{"addresses":[{"ip":"` + c.address + `"}],"ports":[{"name":"http","port":` + port + `,"protocol":"TCP"}]}]}`,
+		fmt.Sprintf(`{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{"name":"registry","namespace":"holdfast-applied","labels":{"kubernetes.io/service-name":"registry"}},"addressType":"IPv4","endpoints":[{"addresses":[%q],"targetRef":%s,"conditions":{"ready":true}}],"ports":[{"name":"http","port":%s,"protocol":"TCP"}]}`, c.address, pod, port),
+		fmt.Sprintf(`{"apiVersion":"v1","kind":"Endpoints","metadata":{"name":"registry","namespace":"holdfast-applied"},"subsets":[{"addresses":[{"ip":%q,"targetRef":%s}],"ports":[{"name":"http","port":%s,"protocol":"TCP"}]}]}`, c.address, pod, port),
 	} {
 		if out, err := c.try(o, "apply", "-f", "-"); err != nil {
 			return fmt.Errorf("%s", out)
