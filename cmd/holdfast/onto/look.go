@@ -184,8 +184,8 @@ func (p *Plan) chooseRegistry(l look) error {
 			fit = append(fit, n)
 		}
 	}
-	if len(l.nodes) > 0 && len(fit) == 0 {
-		errs = append(errs, errors.New("no node is Linux on amd64, for which all images of a release are\nhint: add such a node"))
+	if len(fit) == 0 && len(l.denied) == 0 {
+		errs = append(errs, errors.New("no node of the cluster is Linux on amd64, for which all images of a release are\nhint: add such a node"))
 	}
 	var err error
 	if p.Registry.Image, err = startImage(fit, p.options.Image, was); err != nil && len(fit) > 0 {

@@ -113,7 +113,7 @@ func TestProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := containers[0].(map[string]any)
-	if got := fmt.Sprint(c["command"], c["args"], c["image"]); got != `[/program/joiner holdfast-registry /program/part-01 /program/part-02 /program/part-03] [-- forward --to http://10.43.0.9:5000 --listen 127.0.0.1:5002 --tokens /tokens] a"b` {
+	if got := fmt.Sprint(c["command"], c["args"], c["image"]); got != `[/program/joiner holdfast-registry /program/part-01 /program/part-02 /program/part-03] [-- forward --to http://10.43.0.9:5000 --listen 127.0.0.1:5002 --tokens /tokens]a"b` {
 		t.Error(got)
 	}
 }
