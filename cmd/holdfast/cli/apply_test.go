@@ -28,6 +28,7 @@ import (
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/cmd/holdfast-registry/registry"
+	"holdfast.dev/holdfast/cmd/holdfast/agentbin"
 	"holdfast.dev/holdfast/signing"
 )
 
@@ -40,6 +41,9 @@ type appliedSite struct {
 
 func newAppliedSite(t *testing.T) appliedSite {
 	t.Helper()
+	if _, err := agentbin.Registry(); err != nil {
+		t.Skip(err)
+	}
 	s := appliedSite{dir: t.TempDir()}
 	must(t, signing.GenerateSite(s.dir, "demo", rand.Reader, time.Unix(1_700_000_000, 0), true))
 	var err error
