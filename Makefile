@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 VERSION := $(shell git describe --tags --always 2>/dev/null || echo dev)
 STATIC := CGO_ENABLED=0 go build -ldflags "-s -w -buildid="
-AGENT := cmd/holdfast/agentbin/bin/holdfast-agent
+EMBEDDED := cmd/holdfast/agentbin/bin
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 # Nothing for debuggers: the programs are stripped, and tests compile faster.
@@ -15,8 +15,9 @@ export GOTOOLCHAIN ?= auto
 
 build: ## bin/holdfast and bin/holdfast-agent, static
 	mkdir -p bin
-	$(STATIC) -o $(AGENT) ./cmd/holdfast-agent
-	cp $(AGENT) bin/holdfast-agent
+	$(STATIC) -o $(EMBEDDED)/holdfast-agent ./cmd/holdfast-agent
+	$(STATIC) -o $(EMBEDDED)/holdfast-registry ./cmd/holdfast-registry
+	cp $(EMBEDDED)/holdfast-agent bin/holdfast-agent
 	CGO_ENABLED=0 go build -ldflags "-s -w -buildid= -X holdfast.dev/holdfast/cmd/holdfast/cli.Version=$(VERSION)" -o bin/holdfast ./cmd/holdfast
 
 setup: ## host packages that the lab and the tests need
@@ -44,4 +45,4 @@ bench: build ## measures into docs/performance.md
 	go run ./qemu-tests/bench
 
 clean:
-	rm -rf bin $(AGENT) .test.json
+	rm -rf bin $(EMBEDDED)/holdfast-agent $(EMBEDDED)/holdfast-registry .test.json

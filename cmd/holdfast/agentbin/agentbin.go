@@ -1,22 +1,28 @@
 // Package agentbin carries the holdfast-agent that this holdfast puts into
-// images, so that one static file is all that a build machine needs.
+// images, and the holdfast-registry that it brings into clusters, so that one
+// static file is all that is needed.
 package agentbin
 
 import (
 	"embed"
-	"errors"
+	"fmt"
 )
 
-// The Makefile puts the program beside the note that keeps the folder.
+// The Makefile puts the programs beside the note that keeps the folder.
 //
 //go:embed bin
 var files embed.FS
 
-// Agent is the program's bytes.
-func Agent() ([]byte, error) {
-	b, err := files.ReadFile("bin/holdfast-agent")
+// Agent is the bytes of holdfast-agent.
+func Agent() ([]byte, error) { return read("holdfast-agent") }
+
+// Registry is the bytes of holdfast-registry.
+func Registry() ([]byte, error) { return read("holdfast-registry") }
+
+func read(name string) ([]byte, error) {
+	b, err := files.ReadFile("bin/" + name)
 	if err != nil {
-		return nil, errors.New("cannot find holdfast-agent: this holdfast was built without it\nhint: build with \"make build\"")
+		return nil, fmt.Errorf("cannot find %s: this holdfast was built without it\nhint: build with \"make build\"", name)
 	}
 	return b, nil
 }

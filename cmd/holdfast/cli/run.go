@@ -17,6 +17,7 @@ import (
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/bundles"
 	"holdfast.dev/holdfast/bundles/backup"
+	"holdfast.dev/holdfast/cmd/holdfast/onto"
 	"holdfast.dev/holdfast/image/deb"
 	"holdfast.dev/holdfast/signing"
 )
@@ -85,7 +86,7 @@ func Run(ctx context.Context, h Host, args []string) int {
 }
 
 func refused(err error) bool {
-	for _, target := range []error{backup.ErrRefused, bundles.ErrRefused, signing.ErrUntrusted, deb.ErrUntrusted, deb.ErrExpired, store.ErrMismatch, errPolicy} {
+	for _, target := range []error{backup.ErrRefused, bundles.ErrRefused, onto.ErrRefused, signing.ErrUntrusted, deb.ErrUntrusted, deb.ErrExpired, store.ErrMismatch, errPolicy} {
 		if errors.Is(err, target) {
 			return true
 		}
@@ -122,7 +123,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 refused by verification or policy
 	root.TraverseChildren = true
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(a.initCmd(), a.schemaCmd(), a.keysCmd(), a.lockCmd(), a.checkCmd(), a.collectCmd(),
-		a.buildCmd(), a.bundleCmd(), a.flashCmd(), a.labCmd(), a.backupCmd(), a.cacheCmd(), a.versionCmd())
+		a.buildCmd(), a.bundleCmd(), a.applyCmd(), a.flashCmd(), a.labCmd(), a.backupCmd(), a.cacheCmd(), a.versionCmd())
 	usageArgs(root)
 	return root
 }

@@ -36,6 +36,8 @@ type Cluster struct {
 	// reached at; empty, those are left alone.
 	Address string
 
+	terms  Terms
+	far    bool // its pods are not reached from here
 	rest   rest.Interface
 	dyn    dynamic.Interface
 	mapper *restmapper.DeferredDiscoveryRESTMapper
@@ -67,7 +69,8 @@ func New(cfg *rest.Config) (*Cluster, error) {
 		return nil, fmt.Errorf("cannot use the API server: %w", err)
 	}
 	mapper := restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disc))
-	return &Cluster{rest: disc.RESTClient(), dyn: dyn, mapper: mapper}, nil
+	own := Terms{Manager: FieldManager, Namespace: InventoryNamespace, Inventory: InventoryName, Force: true}
+	return &Cluster{terms: own, rest: disc.RESTClient(), dyn: dyn, mapper: mapper}, nil
 }
 
 // Roles is the API server's check that the roles of its version are there. It
@@ -110,7 +113,7 @@ func (c *Cluster) NodeReady(ctx context.Context, name, bootID string) (reason, v
 func (c *Cluster) Apply(ctx context.Context, o *unstructured.Unstructured) error {
 	r, err := c.resource(o.GroupVersionKind(), o.GetNamespace())
 	if err == nil {
-		_, err = r.Apply(ctx, o.GetName(), o, metav1.ApplyOptions{FieldManager: FieldManager, Force: true})
+		_, err = r.Apply(ctx, o.GetName(), o, c.applyOptions())
 	}
 	if err == nil {
 		switch {
@@ -120,7 +123,7 @@ func (c *Cluster) Apply(ctx context.Context, o *unstructured.Unstructured) error
 			err = wait(ctx, r, o.GetName(), crdEstablished)
 			c.mapper.Reset()
 		case c.Address != "" && isLoadBalancer(o):
-			_, err = r.ApplyStatus(ctx, o.GetName(), reachedAt(o, c.Address), metav1.ApplyOptions{FieldManager: FieldManager, Force: true})
+			_, err = r.ApplyStatus(ctx, o.GetName(), reachedAt(o, c.Address), c.applyOptions())
 		}
 	}
 	if err != nil {

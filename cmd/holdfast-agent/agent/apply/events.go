@@ -43,7 +43,10 @@ func (w *warnings) of(ctx context.Context, c *Cluster, p *corev1.Pod, now time.T
 			delete(w.pods, uid)
 		}
 	}
-	text := probe.Refusal(ctx, p)
+	text := ""
+	if !c.far {
+		text = probe.Refusal(ctx, p)
+	}
 	if text == "" {
 		text = lastWarning(c.events(ctx, p), now)
 	}

@@ -15,7 +15,8 @@ import (
 
 // The inventory is a ConfigMap: for each component the objects that were ever
 // applied for it and not pruned since, one a line, as
-// "apiVersion kind namespace name" with "-" for no namespace.
+// "apiVersion kind namespace name" with "-" for no namespace. The agent's has this
+// name.
 const (
 	InventoryNamespace = "holdfast-system"
 	InventoryName      = "holdfast-inventory"
@@ -37,7 +38,7 @@ func (c *Cluster) EnsureNamespace(ctx context.Context, name string) error {
 	}
 	_, err = r.Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		_, err = r.Create(ctx, namespaceObject(name), metav1.CreateOptions{FieldManager: FieldManager})
+		_, err = r.Create(ctx, namespaceObject(name), metav1.CreateOptions{FieldManager: c.terms.Manager})
 	}
 	if err == nil {
 		err = wait(ctx, r, name, namespaceActive)
@@ -50,7 +51,7 @@ func (c *Cluster) EnsureNamespace(ctx context.Context, name string) error {
 
 // SaveInventory adds objects, by component, to the inventory.
 func (c *Cluster) SaveInventory(ctx context.Context, objects map[string][]string) error {
-	if err := c.EnsureNamespace(ctx, InventoryNamespace); err != nil {
+	if err := c.EnsureNamespace(ctx, c.terms.Namespace); err != nil {
 		return err
 	}
 	old, err := c.Inventory(ctx)
@@ -68,7 +69,7 @@ func (c *Cluster) SetInventory(ctx context.Context, objects map[string][]string)
 	}
 	o := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "ConfigMap",
-		"metadata": map[string]any{"namespace": InventoryNamespace, "name": InventoryName},
+		"metadata": map[string]any{"namespace": c.terms.Namespace, "name": c.terms.Inventory},
 		"data":     data,
 	}}
 	if err := c.Apply(ctx, o); err != nil {

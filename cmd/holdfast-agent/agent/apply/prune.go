@@ -26,33 +26,51 @@ func (r *Reconciler) Prune(ctx context.Context) (removed []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	now := map[string]bool{}
-	for _, lines := range r.objects() {
-		for _, l := range lines {
-			now[identity(l)] = true
-		}
-	}
 	left := map[string][]string{}
 	var errs []error
+	surplus := r.surplus(old)
 	for _, component := range slices.Sorted(maps.Keys(old)) {
 		for _, line := range old[component] {
-			switch f := strings.Fields(line); {
-			case now[identity(line)], len(f) != 4, slices.Contains(kept, f[1]):
-			default:
-				if err := r.target.Delete(ctx, line); err != nil {
-					errs = append(errs, err)
-					break
-				}
-				removed = append(removed, line)
+			if !slices.Contains(surplus, line) {
+				left[component] = append(left[component], line)
 				continue
 			}
-			left[component] = append(left[component], line)
+			if err := r.target.Delete(ctx, line); err != nil {
+				errs = append(errs, err)
+				left[component] = append(left[component], line)
+				continue
+			}
+			removed = append(removed, line)
 		}
 	}
 	if len(removed) > 0 {
 		errs = append(errs, r.target.SetInventory(ctx, left))
 	}
 	return removed, errors.Join(errs...)
+}
+
+// Surplus is what Prune would remove.
+func (r *Reconciler) Surplus(ctx context.Context) ([]string, error) {
+	old, err := r.target.Inventory(ctx)
+	return r.surplus(old), err
+}
+
+// surplus are the lines of an inventory that this release has no more.
+func (r *Reconciler) surplus(old map[string][]string) (out []string) {
+	now := map[string]bool{}
+	for _, lines := range r.objects() {
+		for _, l := range lines {
+			now[identity(l)] = true
+		}
+	}
+	for _, component := range slices.Sorted(maps.Keys(old)) {
+		for _, line := range old[component] {
+			if f := strings.Fields(line); len(f) == 4 && !now[identity(line)] && !slices.Contains(kept, f[1]) {
+				out = append(out, line)
+			}
+		}
+	}
+	return out
 }
 
 // identity is an inventory line without the version of its kind: an object is
@@ -69,7 +87,7 @@ func identity(line string) string {
 // Inventory reads the inventory; there being none is an empty one.
 func (c *Cluster) Inventory(ctx context.Context) (map[string][]string, error) {
 	var m corev1.ConfigMap
-	err := c.get(ctx, corev1.SchemeGroupVersion.WithKind("ConfigMap"), InventoryNamespace, InventoryName, &m)
+	err := c.get(ctx, corev1.SchemeGroupVersion.WithKind("ConfigMap"), c.terms.Namespace, c.terms.Inventory, &m)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("cannot read the inventory: %w", err)
 	}

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 )
 
 // Where things are on a node.
@@ -67,7 +69,9 @@ state = "/run/containerd"
 // Hosts gives the hosts.toml files below CertsDir: every registry that an
 // image is named after leads to the agent's own at endpoint, and so does any
 // other name. Nothing is looked for outside the node, but in the site's own
-// registry, which is own if there is one, with a certificate of the authority.
+// registry, which is own if there is one, with a certificate of the authority;
+// and what was brought into the cluster by "holdfast apply" is where its name
+// says, on the node's loopback.
 func Hosts(images []string, endpoint, own, authority string) map[string][]byte {
 	toml := fmt.Appendf(nil, "server = %q\n\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", endpoint, endpoint)
 	names := map[string]bool{"_default": true}
@@ -78,6 +82,7 @@ func Hosts(images []string, endpoint, own, authority string) map[string][]byte {
 	for _, n := range slices.Sorted(maps.Keys(names)) {
 		files[n+"/hosts.toml"] = toml
 	}
+	files[node.BroughtRegistry+"/hosts.toml"] = fmt.Appendf(nil, "server = %q\ncapabilities = [\"pull\", \"resolve\"]\n", "http://"+node.BroughtRegistry)
 	if own != "" {
 		url := "https://" + own
 		files[own+"/hosts.toml"] = fmt.Appendf(toml, "\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = %q\n", url, authority)

@@ -32,6 +32,7 @@ func TestGolden(t *testing.T) {
 	golden(t, "cni.conflist", containerd.CNI("10.244.0.0/24"))
 	hosts := containerd.Hosts([]string{"registry.k8s.io/pause:3.10.1"}, "http://127.0.0.1:5001", "", "")
 	golden(t, "hosts.toml", hosts["registry.k8s.io/hosts.toml"])
+	golden(t, "brought.toml", hosts["127.0.0.1:5002/hosts.toml"])
 	own := containerd.Hosts(nil, "http://127.0.0.1:5001", "registry.demo.example", "/run/holdfast/authority.crt")
 	golden(t, "own.toml", own["registry.demo.example/hosts.toml"])
 	if string(own["_default/hosts.toml"]) != string(hosts["_default/hosts.toml"]) {
@@ -41,7 +42,7 @@ func TestGolden(t *testing.T) {
 
 func TestEveryRegistry(t *testing.T) {
 	hosts := containerd.Hosts([]string{"registry.k8s.io/pause:3", "a.example:5000/x:1", "library/y:1", "z", "../../etc/x:1", "./x"}, "http://127.0.0.1:5001", "", "")
-	want := []string{"_default/hosts.toml", "a.example:5000/hosts.toml", "docker.io/hosts.toml", "registry.k8s.io/hosts.toml"}
+	want := []string{"127.0.0.1:5002/hosts.toml", "_default/hosts.toml", "a.example:5000/hosts.toml", "docker.io/hosts.toml", "registry.k8s.io/hosts.toml"}
 	if got := slices.Sorted(maps.Keys(hosts)); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

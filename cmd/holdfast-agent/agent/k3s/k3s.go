@@ -145,7 +145,8 @@ func hardening(v version) m {
 // registries leads every registry that an image is named after to endpoint, and
 // every other name too. Each has an entry of its own, as "*" alone has had
 // faults in several versions, and as only registries with an entry lose their
-// way to the outside. The site's own is asked for what the store has not.
+// way to the outside. The site's own is asked for what the store has not, and what
+// "holdfast apply" brought is where its name says.
 func registries(c node.Config, endpoint, authority string) m {
 	names := map[string]bool{"*": true, "docker.io": true}
 	for _, i := range c.Images {
@@ -155,6 +156,7 @@ func registries(c node.Config, endpoint, authority string) m {
 	for n := range maps.Keys(names) {
 		mirrors[n] = m{"endpoint": []string{endpoint}}
 	}
+	mirrors[node.BroughtRegistry] = m{"endpoint": []string{"http://" + node.BroughtRegistry}}
 	own := c.Services.Registry
 	if own == "" {
 		return m{"mirrors": mirrors}

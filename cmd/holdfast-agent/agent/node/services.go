@@ -6,6 +6,10 @@ import (
 	"strings"
 )
 
+// BroughtRegistry is where "holdfast apply" has a registry listen on each node of
+// a cluster. containerd asks it for images that are named after it alone.
+const BroughtRegistry = "127.0.0.1:5002"
+
 // Services are what the node itself uses of the site's platform.
 type Services struct {
 	Authority *Authority `json:"authority,omitempty"` // of the others' certificates

@@ -26,7 +26,7 @@ func Ensure(dir string, s node.Secret, random io.Reader) (map[string]string, err
 	if s.From != nil {
 		return part(dir, s)
 	}
-	namespace, name, generate := s.Namespace, s.Name, s.Generate
+	namespace, name := s.Namespace, s.Name
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot keep secrets: %w", err)
 	}
@@ -43,24 +43,9 @@ func Ensure(dir string, s node.Secret, random io.Reader) (map[string]string, err
 			return nil, fmt.Errorf("cannot read secret %s/%s: %s is damaged", namespace, name, file)
 		}
 	}
-	changed := false
-	for _, k := range slices.Sorted(maps.Keys(generate)) {
-		if _, ok := have[k]; ok {
-			continue
-		}
-		if have[k], err = Password(generate[k], random); err != nil {
-			return nil, fmt.Errorf("cannot make secret %s/%s: %w", namespace, name, err)
-		}
-		changed = true
-	}
-	for _, p := range s.Pairs {
-		if have[p.Key] != "" && have[p.Certificate] != "" {
-			continue
-		}
-		if have[p.Key], have[p.Certificate], err = Pair(p); err != nil {
-			return nil, fmt.Errorf("cannot make secret %s/%s: %w", namespace, name, err)
-		}
-		changed = true
+	changed, err := Complete(have, s, random)
+	if err != nil {
+		return nil, err
 	}
 	if !changed {
 		return have, nil
@@ -72,6 +57,30 @@ func Ensure(dir string, s node.Secret, random io.Reader) (map[string]string, err
 		return nil, fmt.Errorf("cannot write secret %s/%s: %w", namespace, name, err)
 	}
 	return have, nil
+}
+
+// Complete makes what have lacks of s, which is from no other secret, and reports
+// whether that was anything. What is there is never changed.
+func Complete(have map[string]string, s node.Secret, random io.Reader) (changed bool, err error) {
+	for _, k := range slices.Sorted(maps.Keys(s.Generate)) {
+		if _, ok := have[k]; ok {
+			continue
+		}
+		if have[k], err = Password(s.Generate[k], random); err != nil {
+			return false, fmt.Errorf("cannot make secret %s/%s: %w", s.Namespace, s.Name, err)
+		}
+		changed = true
+	}
+	for _, p := range s.Pairs {
+		if have[p.Key] != "" && have[p.Certificate] != "" {
+			continue
+		}
+		if have[p.Key], have[p.Certificate], err = Pair(p); err != nil {
+			return false, fmt.Errorf("cannot make secret %s/%s: %w", s.Namespace, s.Name, err)
+		}
+		changed = true
+	}
+	return changed, nil
 }
 
 func fileOf(dir, namespace, name string) string {
@@ -88,6 +97,11 @@ func part(dir string, s node.Secret) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot take secret %s/%s from %s/%s: %w", s.Namespace, s.Name, s.From.Namespace, s.From.Name, err)
 	}
+	return Part(s, all)
+}
+
+// Part are the keys that s takes from another secret, which holds all.
+func Part(s node.Secret, all map[string]string) (map[string]string, error) {
 	if len(s.From.Keys) == 0 {
 		return all, nil
 	}
