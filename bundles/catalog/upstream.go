@@ -6,15 +6,17 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"slices"
 
 	"github.com/goccy/go-yaml"
 
 	"holdfast.dev/holdfast/airgap/store"
 )
 
-// FromUpstream gives those components whose images are their projects' own what
-// of their manifests is otherwise then: the objects of the folder upstream, merged
-// by name as those of With are.
+// FromUpstream makes of components those whose images are their projects' own:
+// composed is then what is put over these alone, and what of their manifests is
+// otherwise, the objects of the folder upstream, is merged by name as those of With
+// are.
 func FromUpstream(all []Component, is func(name string) bool) ([]Component, error) {
 	var out []Component
 	var errs []error
@@ -25,6 +27,13 @@ func FromUpstream(all []Component, is func(name string) bool) ([]Component, erro
 				errs = append(errs, fmt.Errorf("cannot take component %s from upstream: %w", c.Name, err))
 			}
 			c = joined
+			c.Images = slices.Clone(c.Images)
+			for i, im := range c.Images {
+				c.Images[i].Source = Source{}
+				if im.Upstream.Add != nil {
+					c.Images[i].Source = *im.Upstream.Add
+				}
+			}
 		}
 		out = append(out, c)
 	}

@@ -62,11 +62,14 @@ func TestFromUpstream(t *testing.T) {
 		for _, f := range files {
 			text += string(f.Data)
 		}
+		if over := cs[0].Images; (over[0].Source.Debs[0] == "more") != upstream || (len(over[1].Source.Debs) == 0) != upstream {
+			t.Errorf("upstream %t: composed is %+v", upstream, over)
+		}
 		if got := strings.Contains(text, "- b\n    - c\n") && strings.Contains(text, "name: more"); got != upstream || strings.Contains(text, "- a\n") == upstream {
 			t.Errorf("upstream %t:\n%s", upstream, text)
 		}
 	}
-	if bytes.Contains(all[0].Manifests[0].Data, []byte("b, c")) {
+	if bytes.Contains(all[0].Manifests[0].Data, []byte("b, c")) || len(all[0].Images[1].Source.Debs) == 0 {
 		t.Error("what was loaded is changed")
 	}
 }

@@ -200,12 +200,7 @@ func (in *inputs) ask(dir string, recipes []gobuild.Recipe, origins map[string]s
 			}
 		}
 		for _, im := range c.Images {
-			switch {
-			case origin == "source":
-				in.askParts(im.Name, im.Source, used)
-			case im.Upstream.Add != nil:
-				in.askParts(im.Name, *im.Upstream.Add, used)
-			}
+			in.askParts(im.Name, im.Source, used)
 		}
 	}
 	for _, r := range recipes {
