@@ -83,28 +83,23 @@ func notTwice(s overlays.Site) error {
 // another than that of k3s's, and the ingress wants the node's ports, and the
 // site's names, for itself.
 func ownNames(k overlays.Kubernetes, components []catalog.Component) error {
-	var asks []string
-	wanted := map[string]bool{}
+	var asks, both []string
 	for _, c := range components {
+		var wants []string
 		switch {
 		case c.Name == "ingress":
-			wanted["coredns"], wanted["servicelb"], wanted["traefik"] = true, true, true
+			wants = []string{"coredns", "servicelb", "traefik"}
 		case slices.Contains(c.AllNeeds(), "coredns"):
-			wanted["coredns"] = true
-		default:
-			continue
+			wants = []string{"coredns"}
 		}
-		asks = append(asks, c.Name)
-	}
-	var both []string
-	for _, a := range []string{"coredns", "servicelb", "traefik"} {
-		if wanted[a] && k.Has(a) {
-			both = append(both, a)
+		if wants = slices.DeleteFunc(wants, func(addon string) bool { return !k.Has(addon) }); len(wants) > 0 {
+			asks, both = append(asks, c.Name), append(both, wants...)
 		}
 	}
-	if len(both) == 0 {
+	if len(asks) == 0 {
 		return nil
 	}
+	both = slices.Compact(slices.Sorted(slices.Values(both)))
 	return fmt.Errorf("cannot have %s beside %s of k3s: names of the domain, the way to the name server, and ports 80 and 443 of the node would be k3s's\nhint: list %s under kubernetes.disable in site.yaml",
 		strings.Join(asks, ", "), strings.Join(both, ", "), strings.Join(both, ", "))
 }

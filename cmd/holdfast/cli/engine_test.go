@@ -44,7 +44,7 @@ func TestOwnNames(t *testing.T) {
 		want       string
 	}{
 		{ingress, []string{"coredns"}, "cannot have ingress beside servicelb, traefik of k3s"},
-		{ingress, []string{"coredns"}, "list servicelb, traefik under kubernetes.disable"},
+		{append(slices.Clone(ingress), catalog.Component{Name: "loki", Needs: []string{"coredns"}}), []string{"coredns"}, "list servicelb, traefik under kubernetes.disable"},
 		{[]catalog.Component{{Name: "minio", Needs: []string{"coredns"}}}, []string{"traefik"}, "cannot have minio beside coredns of k3s"},
 		{[]catalog.Component{{Name: "registry", Needs: []string{"coredns"}}, ingress[1]}, nil, "cannot have registry, ingress beside coredns, servicelb, traefik of k3s"},
 	} {
