@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -268,9 +269,58 @@ func TestInitFiles(t *testing.T) {
 	if s, err := Load(site(t, map[string]string{"site.yaml": open})); err != nil || s.Mirrors.GoProxy == "" || s.Nodes[0].Disk == "" {
 		t.Error(err, s.Mirrors)
 	}
-	for _, c := range [][2]string{{"Demo", "source"}, {"", "source"}, {"demo", "reference"}, {"demo", ""}} {
+	for _, c := range [][2]string{{"Demo", "source"}, {"", "source"}, {"demo", "upstream"}, {"demo", ""}} {
 		if _, err := InitFiles(c[0], c[1]); err == nil {
 			t.Errorf("accepted %v", c)
+		}
+	}
+}
+
+// The profile reference takes K3s and the platform from their projects, and what
+// stands in the way of the platform is switched off.
+func TestReferenceProfile(t *testing.T) {
+	files, err := InitFiles("demo", "reference")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Load(site(t, map[string]string{"site.yaml": string(files["site.yaml"])}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, c := range s.Components {
+		if names = append(names, c.Name); c.Origin != "upstream" {
+			t.Errorf("%s is of origin %s", c.Name, c.Origin)
+		}
+	}
+	for _, n := range []string{"registry", "keycloak", "postgresql", "minio", "loki", "certificates", "ingress", "collector", "monitoring"} {
+		if !slices.Contains(names, n) {
+			t.Errorf("no %s", n)
+		}
+	}
+	k := s.Kubernetes
+	if k.Engine != "k3s" || k.Has("coredns") || k.Has("traefik") || k.Has("servicelb") || !k.Has("local-storage") {
+		t.Errorf("kubernetes: %+v", k)
+	}
+	// What is commented out must be right too.
+	open := strings.NewReplacer("# mirrors:", "mirrors:", "#   ", "  ", "    # disk", "    disk", "  # files", "  files", "# backups", "backups").Replace(string(files["site.yaml"]))
+	if s, err := Load(site(t, map[string]string{"site.yaml": open})); err != nil || len(s.Mirrors.Registries) != 2 || len(s.Mirrors.K3s) != 1 || s.Kubernetes.Files == "" || s.Backups.Keep != 7 {
+		t.Error(err, s.Mirrors)
+	}
+}
+
+// The examples are what init writes.
+func TestExamplesAreProfiles(t *testing.T) {
+	for _, profile := range []string{"source", "reference"} {
+		files, err := InitFiles(profile, profile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		delete(files, ".gitignore") // their keys are made by whoever tries them
+		for name, want := range files {
+			if got, err := os.ReadFile(filepath.Join("../examples", profile, name)); err != nil || string(got) != string(want) {
+				t.Errorf("examples/%s/%s is not what init writes: %v", profile, name, err)
+			}
 		}
 	}
 }

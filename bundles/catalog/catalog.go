@@ -45,6 +45,8 @@ type Component struct {
 
 	Withs map[string][]File `json:"-"` // with/COMPONENT/*.yaml, by component
 
+	OfUpstream []File `json:"-"` // upstream/*.yaml: what of its manifests is otherwise with its project's images
+
 	hooks []File // of others, for this one; see Wire
 	late  []File // of its own, for others that do not wait for them
 	dumps []File // of others, that keep the data of this one
@@ -63,8 +65,8 @@ type Upstream struct {
 	Ref string `json:"ref"` // registry/repository:tag, with @sha256:… if it is to stay
 	Key string `json:"key"` // PEM; the public key that its makers sign with, by cosign; may be empty
 	// Add is what is put over it, programs above all, and what it runs then in
-	// place of what it says itself. Neither packages nor archives; nil: it is
-	// taken as it is.
+	// place of what it says itself. No archives; nil: it is taken as it is. Of
+	// packages, what is excluded is what the project's image has: build looks.
 	Add *Source `json:"add,omitempty"`
 }
 

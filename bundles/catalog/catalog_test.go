@@ -343,7 +343,7 @@ func TestBadComponents(t *testing.T) {
 		{"readiness of another's", good + "ready: [{kind: Job, namespace: n, name: j}]\n", "not in its manifests"},
 		{"upstream without a tag", good + "images: [{name: registry.example/a:1, upstream: {ref: registry.example/a}}]\n", "upstream reference"},
 		{"upstream with no key", good + "images: [{name: registry.example/a:1, upstream: {ref: registry.example/a:1, key: x}}]\n", "cannot read public key"},
-		{"packages over upstream", good + "images: [{name: registry.example/a:1, upstream: {ref: registry.example/a:1, add: {debs: [a], user: \"1:1\", cmd: [/a]}}}]\n", "neither packages nor archives"},
+		{"archives over upstream", good + "images: [{name: registry.example/a:1, upstream: {ref: registry.example/a:1, add: {debs: [a], maven: [{}], user: \"1:1\", cmd: [/a]}}}]\n", "no archives are put over"},
 		{"nothing over upstream", good + "images: [{name: registry.example/a:1, upstream: {ref: registry.example/a:1, add: {cmd: [/a]}}}]\n", "holds nothing"},
 		{"neither source nor upstream", good + "images: [{name: registry.example/a:1}]\n", "holds nothing"},
 		{"a list of images", good + "imageFields: [{kind: A, path: 'spec.images[]'}]\n", "the last without []"},

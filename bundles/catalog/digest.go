@@ -4,18 +4,28 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io/fs"
+	"path"
+	"strings"
 
 	"holdfast.dev/holdfast/airgap/store"
 )
 
-// Digest is over all files of a component's folder, names and content.
-func Digest(name string) (store.Digest, error) {
+// Digest is over all files of a component's folder that count for an origin,
+// names and content: for source, nothing of what its project publishes.
+func Digest(name, origin string) (store.Digest, error) { return digest(embedded, name, origin) }
+
+func digest(fsys fs.FS, name, origin string) (store.Digest, error) {
 	h := sha256.New()
-	err := fs.WalkDir(embedded, "components/"+name, func(p string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+	dir := path.Join("components", name)
+	err := fs.WalkDir(fsys, dir, func(p string, d fs.DirEntry, err error) error {
+		source := origin != "upstream"
+		if err != nil || d.IsDir() || source && strings.HasPrefix(p, dir+"/upstream/") {
 			return err
 		}
-		b, err := embedded.ReadFile(p)
+		b, err := fs.ReadFile(fsys, p)
+		if source && p == dir+"/component.yaml" {
+			b = withoutUpstream(b)
+		}
 		fmt.Fprintf(h, "%s %d\n", p, len(b))
 		h.Write(b)
 		return err

@@ -74,11 +74,12 @@ func loadComponent(fsys fs.FS, name string) (Component, error) {
 	data, derr := folder(fsys, name, "files/*")
 	sizes, serr := folder(fsys, name, "sizes/*.yaml")
 	withs, werr := folder(fsys, name, "with/*/*.yaml")
-	if err := errors.Join(err, herr, derr, serr, werr); err != nil {
+	upstream, uerr := folder(fsys, name, "upstream/*.yaml")
+	if err := errors.Join(err, herr, derr, serr, werr, uerr); err != nil {
 		return c, fmt.Errorf("cannot load component %s: %w", name, err)
 	}
 	c.Manifests, c.Hooks, c.Files, c.Sizes = manifests, map[string]File{}, map[string][]byte{}, map[string]File{}
-	c.Withs = map[string][]File{}
+	c.Withs, c.OfUpstream = map[string][]File{}, upstream
 	for _, f := range withs {
 		other := path.Base(path.Dir(f.Name))
 		c.Withs[other] = append(c.Withs[other], f)
@@ -183,8 +184,10 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 			}
 		}
 		checkOnNode(c, all, fault)
+		alone := c
 		c = checkWith(c, all, fault)
 		checkShape(c, all, fault)
+		checkOfUpstream(alone, c, images, fault)
 		for _, r := range c.Ready {
 			if !slices.Contains([]string{"Deployment", "DaemonSet", "StatefulSet", "Job"}, r.Kind) || r.Name == "" || r.Namespace == "" {
 				fault("cannot wait for %s %s/%s", r.Kind, r.Namespace, r.Name)
@@ -221,8 +224,8 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 func checkUpstream(c Component, im Image, programs map[[2]string]bool, fault func(string, ...any)) {
 	if add := im.Upstream.Add; add != nil {
 		checkSource(c, im.Name, *add, programs, fault)
-		if len(add.Debs)+len(add.Exclude)+len(add.Maven) > 0 {
-			fault("image %s: neither packages nor archives are put over what a project publishes", im.Name)
+		if len(add.Maven) > 0 {
+			fault("image %s: no archives are put over what a project publishes", im.Name)
 		}
 	}
 	ref, _, _ := strings.Cut(im.Upstream.Ref, "@")

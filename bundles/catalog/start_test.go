@@ -132,6 +132,9 @@ func TestKeycloakStart(t *testing.T) {
 		}
 	}
 	put(t, dir+"/jvm/release", "21.0.13", 0o600)
+	if err := os.Symlink(dir+"/jvm/bin/java", dir+"/java"); err != nil { // as distributions have it
+		t.Fatal(err)
+	}
 	put(t, dir+"/jvm/bin/java", `#!/bin/sh
 case "$2" in
 build) test ! -e "$AUGMENT_TO/fail" && cat "$AUGMENT_TO/app" && echo "built $*" >>"$AUGMENT_TO/app" ;;
@@ -140,7 +143,7 @@ esac
 `, 0o700)
 	put(t, dir+"/original/app", "original\n", 0o600)
 	run := func() (string, error) {
-		cmd := exec.Command(program, dir+"/jvm/bin/java", "main", "start", "--optimized")
+		cmd := exec.Command(program, dir+"/java", "main", "start", "--optimized")
 		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "REALM=" + dir + "/realm.json", "REALM_IMPORT=" + dir + "/import.json", "DB_PASSWORD_FILE=" + dir + "/password",
 			"AUGMENT_FROM=" + dir + "/original", "AUGMENT_TO=" + dir + "/server", "AUGMENT_OPTIONS=--db=postgres  --features=docker"}
 		b, err := cmd.CombinedOutput()
@@ -183,6 +186,20 @@ esac
 		t.Fatal(err)
 	}
 	starts("after a failure", strings.Replace(built, "original", "newer", 1), true)
+
+	// What is copied takes the place of what was there, and nothing is no server.
+	copies := func(from string) (string, error) {
+		b, err := exec.Command(program, "copy", dir+from, dir+"/server").CombinedOutput()
+		return string(b), err
+	}
+	if out, err := copies("/jvm/nothing"); err == nil || !strings.Contains(out, "holds nothing") {
+		t.Errorf("copied nothing: %v: %s", err, out)
+	}
+	out, err := copies("/original")
+	left, rerr := os.ReadDir(dir + "/server")
+	if err != nil || rerr != nil || len(left) != 1 || left[0].Name() != "app" {
+		t.Errorf("copied %v: %v, %v: %s", left, err, rerr, out)
+	}
 }
 
 func TestRegistryStart(t *testing.T) {

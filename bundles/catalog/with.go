@@ -42,7 +42,6 @@ func together(all map[string]Component, there map[string]bool) error {
 }
 
 func (c Component) with(w With) (Component, error) {
-	var errs []error
 	if w.After && !slices.Contains(c.After, w.Component) {
 		c.After = append(slices.Clone(c.After), w.Component)
 	}
@@ -50,7 +49,14 @@ func (c Component) with(w With) (Component, error) {
 		u.late = true
 		c.Uses = append(slices.Clone(c.Uses), u)
 	}
-	for _, f := range c.Withs[w.Component] {
+	return c.over(c.Withs[w.Component])
+}
+
+// over merges the objects of patches into those of c's manifests and hooks, by
+// name, and adds the others.
+func (c Component) over(patches []File) (Component, error) {
+	var errs []error
+	for _, f := range patches {
 		names := slices.Sorted(maps.Keys(c.Hooks))
 		files := slices.Clone(c.Manifests)
 		for _, name := range names {

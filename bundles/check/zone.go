@@ -69,8 +69,8 @@ func Engine(name string, needs []string, images map[string]Digests) []Finding {
 	return out
 }
 
-// Composed gives what the images of c that are composed from source run, with
-// which variables and files, in the form of objects.
+// Composed gives what the images of c that are composed run, over a project's
+// image or not, with which variables and files, in the form of objects.
 func Composed(c catalog.Component) ([]catalog.Object, error) {
 	var out []catalog.Object
 	for _, im := range c.Images {

@@ -63,6 +63,17 @@ func composedCmd(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(cli.PackComposed(context.Background(), ts.MkAbs(args[0]), ts.MkAbs("composed-store"), ts.MkAbs(args[1])))
 }
 
+// buildSiteCmd wants success or, negated, an error with the words of its third
+// argument.
+func buildSiteCmd(ts *testscript.TestScript, neg bool, args []string) {
+	err := cli.PackSite(context.Background(), ts.MkAbs(args[0]), ts.Getenv("HOLDFAST_CACHE"), ts.MkAbs(args[1]))
+	if !neg {
+		ts.Check(err)
+	} else if err == nil || !strings.Contains(err.Error(), args[2]) {
+		ts.Fatalf("the error is %v", err)
+	}
+}
+
 // statementCmd signs a file as a raw image; with -old as holdfast did before
 // statements had a digest of pieces.
 func statementCmd(ts *testscript.TestScript, _ bool, args []string) {

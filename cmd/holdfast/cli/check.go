@@ -84,12 +84,13 @@ func (a *app) checkSite() error {
 	if n := len(r.Findings); n > 0 {
 		return fmt.Errorf("cannot pass site %s: %s (%w)", in.site.Name, count(n), errPolicy)
 	}
+	n := composed(in.images(l))
 	if a.json {
-		a.event(map[string]any{"event": "check", "ok": true, "images": r.Images, "locked": len(l.Images), "composed": len(in.images(l)) - len(l.Images), "allowed": len(r.Allowed)})
+		a.event(map[string]any{"event": "check", "ok": true, "images": r.Images, "locked": len(l.Images), "composed": n, "allowed": len(r.Allowed)})
 		return nil
 	}
 	a.printf("the release is closed: it has the images of all %d places that name one (%d images by their digests in %s, %d composed from locked inputs); places that name a host outside, each allowed: %d\n",
-		r.Images, len(l.Images), airgap.LockName, len(in.images(l))-len(l.Images), len(r.Allowed))
+		r.Images, len(l.Images), airgap.LockName, n, len(r.Allowed))
 	return nil
 }
 
@@ -194,19 +195,35 @@ func rendered(c catalog.Component, objects []catalog.Object) []check.Finding {
 
 // images are all images of the release; those of others by what the lock has.
 func (in inputs) images(l airgap.Lock) map[string]check.Digests {
-	out := map[string]check.Digests{}
+	out, over := map[string]check.Digests{}, map[string]bool{}
 	for _, c := range in.components {
 		for _, im := range c.Images {
 			out[im.Name] = check.Digests{Composed: true}
+			over[im.Name] = im.Upstream.Add != nil // its project's has another digest
 		}
 	}
 	for _, w := range in.request.Images { // not locked: that is a finding of its own
-		out[w.Name] = check.Digests{}
+		if !over[w.Name] {
+			out[w.Name] = check.Digests{}
+		}
 	}
 	for _, im := range l.Images {
-		out[im.Name] = check.Digests{Manifest: im.Digest, Index: im.Index}
+		if !over[im.Name] {
+			out[im.Name] = check.Digests{Manifest: im.Digest, Index: im.Index}
+		}
 	}
 	return out
+}
+
+// composed is how many of the images are.
+func composed(images map[string]check.Digests) int {
+	n := 0
+	for _, d := range images {
+		if d.Composed {
+			n++
+		}
+	}
+	return n
 }
 
 // networks are what counts as near: the nodes' networks, and the servers that

@@ -41,9 +41,10 @@ func TestMain(m *testing.M) {
 //	registry start|put|…           a registry of images; see registryCmd
 //	chart serve|push|…             a repository of charts; see chartCmd
 //	expand FILE OTHER              copies a file with the values of variables in it
-//	site DIR                       makes a site that trusts the mirror, with development keys
+//	site DIR [FLAG …]              makes a site that trusts the mirror, with development keys; flags are those of init
 //	bundle SITE FILE [RELEASE ZONE]  packs a small release, signed with the site's key
 //	composed SITE FILE             packs a release composed as build does, of small parts
+//	build SITE FILE                packs a release of a locked site composed as build does, but for its OS and programs
 //	statement [-old] SITE FILE     signs FILE as a raw image
 //	flip FILE OFFSET, shorten FILE, extra FILE   spoil a file
 //	spoilstore SITE PACKAGE        changes a byte of a package in the store
@@ -59,7 +60,7 @@ func TestScripts(t *testing.T) {
 		Setup:               setup,
 		Condition:           condition,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "mirror": mirrorCmd, "site": siteCmd, "bundle": bundleCmd, "composed": composedCmd, "statement": statementCmd,
+			"exits": exits, "mirror": mirrorCmd, "site": siteCmd, "bundle": bundleCmd, "composed": composedCmd, "build": buildSiteCmd, "statement": statementCmd,
 			"flip": flip, "shorten": shorten, "extra": extra, "spoilstore": spoilStore, "jsonlines": jsonLines, "smalldisk": smallDisk,
 			"loop": loopCmd, "flashuntil": flashUntil, "registry": registryCmd, "expand": expand, "chart": chartCmd,
 			"k3sfiles": k3sFilesCmd,
@@ -200,7 +201,7 @@ func k3sFilesCmd(ts *testscript.TestScript, _ bool, args []string) {
 
 func siteCmd(ts *testscript.TestScript, _ bool, args []string) {
 	dir := args[0]
-	ts.Check(ts.Exec("holdfast", "init", dir))
+	ts.Check(ts.Exec("holdfast", append([]string{"init", dir}, args[1:]...)...))
 	ts.Check(ts.Exec("holdfast", "-C", dir, "keys", "generate", "--development"))
 	key, err := archiveKey()
 	ts.Check(err)

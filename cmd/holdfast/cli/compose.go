@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/node"
 	"holdfast.dev/holdfast/image"
+	"holdfast.dev/holdfast/image/inventory"
 	"holdfast.dev/holdfast/image/oci"
 	"holdfast.dev/holdfast/image/rootfs"
 )
@@ -32,6 +34,9 @@ func (b builder) images(ctx context.Context, programs map[string]store.Content) 
 			how := b.made(c, im)
 			if how.as == nil {
 				continue
+			}
+			if err := b.hasTheRest(ctx, how); err != nil {
+				return nil, err
 			}
 			spec, err := b.container(c, how, programs)
 			if err != nil {
@@ -67,6 +72,29 @@ func (b builder) made(c catalog.Component, im catalog.Image) making {
 		return making{im.Name, im.Upstream.Add, l}
 	}
 	return making{name: im.Name, as: &im.Source}
+}
+
+// hasTheRest refuses packages over a project's image that need others which it
+// has not: what is excluded there is what it was said to have.
+func (b builder) hasTheRest(ctx context.Context, how making) error {
+	if how.over.Name == "" || len(how.as.Debs) == 0 {
+		return nil
+	}
+	has, err := b.readImage(ctx, how.over)
+	if err != nil {
+		return fmt.Errorf("cannot list what is in image %s: %w", how.over.Name, err)
+	}
+	var missing []string
+	for _, e := range how.as.Exclude {
+		if !slices.ContainsFunc(has.Packages, func(p inventory.Package) bool { return p.Kind == inventory.Deb && p.Name == e.Name }) {
+			missing = append(missing, e.Name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return fmt.Errorf("cannot compose image %s: packages that are put over %s need %s, which it does not have\nhint: set origin: source for the component, or lock an image of its project that has them",
+		how.name, cmp.Or(how.over.Upstream, how.over.Name), strings.Join(missing, ", "))
 }
 
 // digests gives each image's digest by all that manifests may call it: its

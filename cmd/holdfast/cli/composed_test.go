@@ -32,15 +32,11 @@ func PackComposed(ctx context.Context, dir, cache, name string) error {
 	}
 	c := composer{store: s}
 	b := builder{app: &app{Host: Host{Stdout: io.Discard, Stderr: io.Discard, Now: time.Now}, dir: dir}, store: s, identity: c.put("holdfast").Digest}
-	tmp, err := os.MkdirTemp(cache, "program-")
+	compiled, err := compileSmall(ctx, cache)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
-	compiled := filepath.Join(tmp, "program")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", compiled, "../../../image/inventory/testdata/program").CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, out)
-	}
+	defer os.Remove(compiled)
 	program := c.file(compiled)
 	if b.agent, err = os.ReadFile(compiled); err != nil {
 		return err
@@ -60,28 +56,90 @@ func PackComposed(ctx context.Context, dir, cache, name string) error {
 			Maven: []catalog.Archive{{Artifact: "org.example:app:1.0:tar.gz", Digest: b.lock.Maven[0].Digest, Size: b.lock.Maven[0].Size, Path: "/opt"}},
 		}}}}},
 	}
-	o := image.OS{RootHash: fmt.Sprintf("%064d", 1), Root: image.Part{Packed: c.put("root packed"), Raw: c.put("root")}, Verity: image.Part{Packed: c.put("verity packed"), Raw: c.put("verity")}}
-	boot := bootParts{c.put("uki"), c.put("loader"), c.put("guard")}
+	o, boot := c.os()
 	if c.err != nil {
 		return c.err
 	}
-	rel, err := b.compose(ctx, o, boot, images, map[string]store.Content{"kubernetes/kubelet": program, "db-start/db-start": program})
+	return b.pack(ctx, o, boot, images, map[string]store.Content{"kubernetes/kubelet": program, "db-start/db-start": program}, name)
+}
+
+// pack composes a release, signs it with the site's key and packs it.
+func (b builder) pack(ctx context.Context, o image.OS, boot bootParts, images []bundles.Image, programs map[string]store.Content, name string) error {
+	rel, err := b.compose(ctx, o, boot, images, programs)
 	if err != nil {
 		return err
 	}
-	key, err := signing.LoadPrivateKey(filepath.Join(dir, "keys", "release.key"))
+	key, err := signing.LoadPrivateKey(filepath.Join(b.dir, "keys", "release.key"))
 	if err != nil {
 		return err
 	}
-	sig, err := signing.Sign(string(rel.Index.Digest), "demo:7", key, nil)
+	sig, err := signing.Sign(string(rel.Index.Digest), fmt.Sprintf("%s:%d", b.in.site.Name, b.in.site.Release), key, nil)
 	if err != nil {
 		return err
 	}
 	var bundle bytes.Buffer
-	if err := bundles.Pack(ctx, &bundle, s, rel, []signing.Signature{sig}, nil); err != nil {
+	if err := bundles.Pack(ctx, &bundle, b.store, rel, []signing.Signature{sig}, nil); err != nil {
 		return err
 	}
 	return os.WriteFile(name, bundle.Bytes(), 0o644)
+}
+
+// PackSite packs a release of the site in dir into the file name, from its lock
+// and what collect brought into the cache: images and manifests as build makes
+// them, with stand-ins for the OS and for each program that would be compiled.
+func PackSite(ctx context.Context, dir, cache, name string) error {
+	s, err := store.Open(cache)
+	if err != nil {
+		return err
+	}
+	c := composer{store: s}
+	a := &app{Host: Host{Stdout: io.Discard, Stderr: io.Discard, Now: time.Now}, dir: dir}
+	b := builder{app: a, store: s, identity: c.put("holdfast").Digest}
+	if b.in, err = a.load(); err != nil {
+		return err
+	}
+	if b.lock, err = a.fittingLock(b.in); err != nil {
+		return err
+	}
+	compiled, err := compileSmall(ctx, cache)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(compiled)
+	if b.agent, err = os.ReadFile(compiled); err != nil {
+		return err
+	}
+	programs := b.released()
+	program := c.file(compiled)
+	for _, r := range b.in.recipes {
+		for _, p := range r.Programs {
+			programs[r.Name+"/"+p.Name] = program
+		}
+	}
+	images, err := b.images(ctx, programs)
+	if err != nil {
+		return err
+	}
+	o, boot := c.os()
+	if c.err != nil {
+		return c.err
+	}
+	return b.pack(ctx, o, boot, images, programs, name)
+}
+
+// compileSmall compiles a small program into a file in dir.
+func compileSmall(ctx context.Context, dir string) (string, error) {
+	f, err := os.CreateTemp(dir, "program-")
+	if err != nil {
+		return "", err
+	}
+	if err := f.Close(); err != nil {
+		return "", err
+	}
+	if out, err := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", f.Name(), "../../../image/inventory/testdata/program").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return f.Name(), nil
 }
 
 func composedLock(c composer, others store.Content) airgap.Lock {
@@ -139,6 +197,12 @@ func (c *composer) file(name string) store.Content {
 		c.err = err
 	}
 	return got
+}
+
+// os puts the parts of an OS that is none.
+func (c *composer) os() (image.OS, bootParts) {
+	o := image.OS{RootHash: fmt.Sprintf("%064d", 1), Root: image.Part{Packed: c.put("root packed"), Raw: c.put("root")}, Verity: image.Part{Packed: c.put("verity packed"), Raw: c.put("verity")}}
+	return o, bootParts{c.put("uki"), c.put("loader"), c.put("guard")}
 }
 
 // image puts an image of one plain layer.

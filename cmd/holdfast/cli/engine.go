@@ -78,22 +78,30 @@ func notTwice(s overlays.Site) error {
 	return errors.Join(errs...)
 }
 
-// oneIngress refuses the catalog's ingress beside parts of k3s: its own wants the
-// same ports of the node, and its names lack the site's.
-func oneIngress(k overlays.Kubernetes, components []catalog.Component) error {
-	if !slices.ContainsFunc(components, func(c catalog.Component) bool { return c.Name == "ingress" }) {
-		return nil
-	}
-	var both []string
-	for _, a := range []string{"coredns", "servicelb", "traefik"} {
-		if k.Has(a) {
-			both = append(both, a)
+// ownNames refuses components beside parts of k3s that stand in their way. Those
+// that need the catalog's CoreDNS open their policies to its port, which is
+// another than that of k3s's, and the ingress wants the node's ports, and the
+// site's names, for itself.
+func ownNames(k overlays.Kubernetes, components []catalog.Component) error {
+	var asks, both []string
+	for _, c := range components {
+		var wants []string
+		switch {
+		case c.Name == "ingress":
+			wants = []string{"coredns", "servicelb", "traefik"}
+		case slices.Contains(c.AllNeeds(), "coredns"):
+			wants = []string{"coredns"}
+		}
+		if wants = slices.DeleteFunc(wants, func(addon string) bool { return !k.Has(addon) }); len(wants) > 0 {
+			asks, both = append(asks, c.Name), append(both, wants...)
 		}
 	}
-	if len(both) == 0 {
+	if len(asks) == 0 {
 		return nil
 	}
-	return fmt.Errorf("cannot add component ingress beside parts of k3s: ports 80 and 443 of the node and the names of the domain would be theirs\nhint: list %s under kubernetes.disable in site.yaml", strings.Join(both, ", "))
+	both = slices.Compact(slices.Sorted(slices.Values(both)))
+	return fmt.Errorf("cannot have %s beside %s of k3s: names of the domain, the way to the name server, and ports 80 and 443 of the node would be k3s's\nhint: list %s under kubernetes.disable in site.yaml",
+		strings.Join(asks, ", "), strings.Join(both, ", "), strings.Join(both, ", "))
 }
 
 // askEngine asks for the engine's release files.

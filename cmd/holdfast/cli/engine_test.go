@@ -33,18 +33,29 @@ func TestEngineComponents(t *testing.T) {
 	}
 }
 
-func TestOneIngress(t *testing.T) {
-	ingress := []catalog.Component{{Name: "postgresql"}, {Name: "ingress"}}
+func TestOwnNames(t *testing.T) {
+	ingress := []catalog.Component{{Name: "postgresql"}, {Name: "ingress", Needs: []string{"coredns"}}}
 	k3s := func(disable ...string) overlays.Kubernetes {
 		return overlays.Kubernetes{Engine: "k3s", Disable: disable}
 	}
-	err := cli.OneIngress(k3s("coredns"), ingress)
-	if err == nil || !strings.Contains(err.Error(), "list servicelb, traefik under kubernetes.disable") {
-		t.Errorf("error is %v", err)
+	for _, c := range []struct {
+		components []catalog.Component
+		disable    []string
+		want       string
+	}{
+		{ingress, []string{"coredns"}, "cannot have ingress beside servicelb, traefik of k3s"},
+		{append(slices.Clone(ingress), catalog.Component{Name: "loki", Needs: []string{"coredns"}}), []string{"coredns"}, "list servicelb, traefik under kubernetes.disable"},
+		{[]catalog.Component{{Name: "minio", Needs: []string{"coredns"}}}, []string{"traefik"}, "cannot have minio beside coredns of k3s"},
+		{[]catalog.Component{{Name: "registry", Needs: []string{"coredns"}}, ingress[1]}, nil, "cannot have registry, ingress beside coredns, servicelb, traefik of k3s"},
+	} {
+		err := cli.OwnNames(k3s(c.disable...), c.components)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("error is %v, want %q", err, c.want)
+		}
 	}
 	for _, err := range []error{
-		cli.OneIngress(k3s("traefik", "servicelb", "coredns"), ingress), cli.OneIngress(k3s(), ingress[:1]),
-		cli.OneIngress(overlays.Kubernetes{Engine: "kubeadm"}, ingress),
+		cli.OwnNames(k3s("traefik", "servicelb", "coredns"), ingress), cli.OwnNames(k3s(), ingress[:1]),
+		cli.OwnNames(overlays.Kubernetes{Engine: "kubeadm"}, ingress),
 	} {
 		if err != nil {
 			t.Error(err)

@@ -13,9 +13,9 @@ func Commands(h Host) *cobra.Command { return (&app{Host: h}).root() }
 // VarMin is what flash wants behind an image.
 const VarMin = varMin
 
-// OneIngress is what load says of an ingress beside k3s's own.
-func OneIngress(k overlays.Kubernetes, components []catalog.Component) error {
-	return oneIngress(k, components)
+// OwnNames is what load says of components beside parts of k3s.
+func OwnNames(k overlays.Kubernetes, components []catalog.Component) error {
+	return ownNames(k, components)
 }
 
 // EngineComponents are the names of what the site's engine brings itself, and of

@@ -92,7 +92,10 @@ func (a *app) load() (inputs, error) {
 	if in.components, err = catalog.Order(names, provided(in.site.Kubernetes)...); err != nil {
 		return in, err
 	}
-	if err := oneIngress(in.site.Kubernetes, in.components); err != nil {
+	if err := ownNames(in.site.Kubernetes, in.components); err != nil {
+		return in, err
+	}
+	if in.components, err = catalog.FromUpstream(in.components, func(name string) bool { return origins[name] == "upstream" }); err != nil {
 		return in, err
 	}
 	if in.components, err = catalog.Sized(in.components, in.site.Size); err != nil {
@@ -181,11 +184,8 @@ func (in *inputs) ask(dir string, recipes []gobuild.Recipe, origins map[string]s
 	}
 	used := map[string]bool{}
 	for _, c := range in.components {
-		origin := origins[c.Name]
-		if origin == "" {
-			origin = "source"
-		}
-		d, err := catalog.Digest(c.Name)
+		origin := cmp.Or(origins[c.Name], "source")
+		d, err := catalog.Digest(c.Name, origin)
 		if err != nil {
 			return err
 		}
@@ -198,28 +198,9 @@ func (in *inputs) ask(dir string, recipes []gobuild.Recipe, origins map[string]s
 			if err := in.askUpstream(c); err != nil {
 				return err
 			}
-			for _, im := range c.Images {
-				if im.Upstream.Add == nil {
-					continue
-				}
-				for _, p := range im.Upstream.Add.Go {
-					used[p.Recipe] = true
-				}
-			}
-			continue
 		}
 		for _, im := range c.Images {
-			if len(im.Source.Debs) > 0 {
-				in.request.Sets = append(in.request.Sets, airgap.Want{Name: imageSet(im.Name), Packages: im.Source.Debs, Exclude: excludes(im.Source.Exclude)})
-			}
-			for _, a := range im.Source.Maven {
-				if n := (airgap.Artifact{Name: a.Artifact, Content: a.Content()}); !slices.Contains(in.request.Maven, n) {
-					in.request.Maven = append(in.request.Maven, n)
-				}
-			}
-			for _, p := range im.Source.Go {
-				used[p.Recipe] = true
-			}
+			in.askParts(im.Name, im.Source, used)
 		}
 	}
 	for _, r := range recipes {
@@ -234,6 +215,21 @@ func (in *inputs) ask(dir string, recipes []gobuild.Recipe, origins map[string]s
 	in.request.Recipes = in.recipes
 	in.askEngine(dir)
 	return errors.Join(in.askImages(dir), in.localFiles(dir), in.askCharts(dir))
+}
+
+// askParts asks for what an image is composed of, and notes the recipes used.
+func (in *inputs) askParts(image string, s catalog.Source, used map[string]bool) {
+	if len(s.Debs) > 0 {
+		in.request.Sets = append(in.request.Sets, airgap.Want{Name: imageSet(image), Packages: s.Debs, Exclude: excludes(s.Exclude)})
+	}
+	for _, a := range s.Maven {
+		if n := (airgap.Artifact{Name: a.Artifact, Content: a.Content()}); !slices.Contains(in.request.Maven, n) {
+			in.request.Maven = append(in.request.Maven, n)
+		}
+	}
+	for _, p := range s.Go {
+		used[p.Recipe] = true
+	}
 }
 
 func excludes(es []catalog.Exclude) []deb.Exclude {

@@ -123,6 +123,13 @@ func newMirror() (*mirror, error) {
 				exclude = append(exclude, deb.Exclude{Name: e.Name, Reason: e.Reason})
 			}
 			set(im.Source.Debs, exclude)
+			if add := im.Upstream.Add; add != nil {
+				var exclude []deb.Exclude
+				for _, e := range add.Exclude {
+					exclude = append(exclude, deb.Exclude{Name: e.Name, Reason: e.Reason})
+				}
+				set(add.Debs, exclude)
+			}
 		}
 	}
 	index, err := deb.ParsePackages(bytes.NewReader(m.packages("")), "debian", "amd64")

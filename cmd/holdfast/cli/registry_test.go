@@ -12,8 +12,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/qemu-tests/distribution"
 )
 
@@ -30,6 +33,9 @@ type testRegistry struct {
 //	start CAFILE         runs it; its authority's certificate goes into CAFILE, $REGISTRY is its address
 //	login                gives this user the password, in Docker's configuration
 //	put REPOSITORY:TAG   pushes a new index, for amd64 and arm64
+//	upstream             pushes a stand-in for each image that a project of the catalog publishes,
+//	                     under its whole name; with the packages that others are put over
+//	bare NAME            the same of one image, without any packages
 //	lose REPOSITORY      forgets its images
 //	layout DIR NAME      writes a new index of the same kind as an OCI layout
 //	stalls, mend         stops in the middle of every layer, from now on; no more
@@ -60,14 +66,31 @@ func registryCmd(ts *testscript.TestScript, _ bool, args []string) {
 	case "login":
 		ts.Check(distribution.Login(ts.MkAbs("docker"), r.proxy.Addr))
 	case "put":
-		ts.Check(r.Put(args[0], newIndex(ts)))
+		ts.Check(r.Put(args[0], newIndex(ts, nil)))
 		r.proxy.Seen()
+	case "bare":
+		ts.Check(r.Put(args[0], newIndex(ts, nil)))
+	case "upstream":
+		all, err := catalog.Load()
+		ts.Check(err)
+		n := 0
+		for _, c := range all {
+			for _, im := range c.Images {
+				if im.Upstream.Ref != "" {
+					ts.Check(r.Put(im.Upstream.Ref, newIndex(ts, im.Upstream.Add)))
+					n++
+				}
+			}
+		}
+		if n == 0 {
+			ts.Fatalf("no project publishes an image")
+		}
 	case "lose":
 		ts.Check(os.RemoveAll(ts.MkAbs(filepath.Join("registry", "data", "docker", "registry", "v2", "repositories", args[0]))))
 	case "layout":
 		p, err := layout.Write(ts.MkAbs(args[0]), empty.Index)
 		ts.Check(err)
-		ts.Check(p.AppendIndex(newIndex(ts), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": args[1]})))
+		ts.Check(p.AppendIndex(newIndex(ts, nil), layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": args[1]})))
 	case "stalls":
 		r.proxy.Break(func(q *http.Request) *distribution.Fault {
 			if !distribution.Blob(q) {
@@ -100,11 +123,22 @@ func registryCmd(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-func newIndex(ts *testscript.TestScript) v1.ImageIndex {
+// newIndex has an image that has the packages which add leaves to it.
+func newIndex(ts *testscript.TestScript, add *catalog.Source) v1.ImageIndex {
 	ix := v1.ImageIndex(empty.Index)
 	for _, arch := range []string{"amd64", "arm64"} {
 		im, err := random.Image(100_000, 2)
 		ts.Check(err)
+		if add != nil && len(add.Exclude) > 0 {
+			var status string
+			for _, e := range add.Exclude {
+				status += "Package: " + e.Name + "\nStatus: install ok installed\nArchitecture: amd64\nVersion: 1.0\n\n"
+			}
+			im, err = mutate.AppendLayers(im, static.NewLayer(tarOf(map[string]string{
+				"etc/os-release": "ID=debian\nVERSION_ID=\"13\"\n", "var/lib/dpkg/status": status,
+			}), types.OCIUncompressedLayer))
+			ts.Check(err)
+		}
 		c, err := im.ConfigFile()
 		ts.Check(err)
 		c = c.DeepCopy()
