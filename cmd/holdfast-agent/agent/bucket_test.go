@@ -96,7 +96,7 @@ func TestAfterPowerCut(t *testing.T) {
 		t.Helper()
 		f, err := b.create(name)
 		if err == nil {
-			_, err = f.Write(make([]byte, s3.PartSize))
+			_, err = f.Write(make([]byte, s.Target("").PartSize))
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -4,6 +4,7 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -40,6 +41,7 @@ type Target struct {
 	URL       string // s3://ADDRESS[:PORT]/BUCKET[/PREFIX]
 	Region    string // empty for us-east-1
 	Authority string // certificates (PEM); one of them must have signed the one that it shows
+	PartSize  int    // bytes of a file that are sent at once, 5 MiB at least; 0 means 64 MiB
 }
 
 // Bucket is the place, while its ctx lasts.
@@ -70,7 +72,7 @@ func open(ctx context.Context, t Target, k Credentials) (*Bucket, error) {
 	if !authorities.AppendCertsFromPEM([]byte(t.Authority)) {
 		return nil, errors.New("the release has no certificate of an authority for it")
 	}
-	b := &Bucket{ctx: ctx, url: t.URL, partSize: PartSize}
+	b := &Bucket{ctx: ctx, url: t.URL, partSize: cmp.Or(t.PartSize, partSize)}
 	var deeper bool
 	if b.bucket, b.prefix, deeper = strings.Cut(u.Path[1:], "/"); deeper {
 		b.prefix += "/"
@@ -90,16 +92,9 @@ func open(ctx context.Context, t Target, k Credentials) (*Bucket, error) {
 		IdleConnTimeout:       dialWithin,
 		DisableCompression:    true,
 	}
-	port, region := u.Port(), t.Region
-	if port == "" {
-		port = defaultPort
-	}
-	if region == "" {
-		region = defaultRegion
-	}
-	b.c, err = minio.NewCore(net.JoinHostPort(u.Hostname(), port), &minio.Options{
+	b.c, err = minio.NewCore(net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), defaultPort)), &minio.Options{
 		Creds:  credentials.NewStaticV4(k.AccessKey, k.secret, ""),
-		Secure: true, Transport: b.transport, Region: region, BucketLookup: minio.BucketLookupPath, MaxRetries: tries,
+		Secure: true, Transport: b.transport, Region: cmp.Or(t.Region, defaultRegion), BucketLookup: minio.BucketLookupPath, MaxRetries: tries,
 	})
 	return b, err
 }
@@ -192,8 +187,9 @@ func (t timed) Read(b []byte) (int, error) {
 	return t.Conn.Read(b)
 }
 
+// Write gives the answer more time too: it is waited for from the start.
 func (t timed) Write(b []byte) (int, error) {
-	if err := t.SetWriteDeadline(time.Now().Add(silence)); err != nil {
+	if err := t.SetDeadline(time.Now().Add(silence)); err != nil {
 		return 0, err
 	}
 	return t.Conn.Write(b)

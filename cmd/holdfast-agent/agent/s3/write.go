@@ -15,11 +15,10 @@ import (
 )
 
 const (
-	// PartSize is what of a file is kept in memory, and sent again if it is lost.
-	PartSize  = 64 << 20
-	mostParts = 10_000 // that the protocol has
-	// MaxSize is the size of the largest file.
-	MaxSize = PartSize * mostParts
+	// What of a file is kept in memory, and sent again if it is lost; with the
+	// parts that the protocol has, the largest file is of 625 GiB.
+	partSize  = 64 << 20
+	mostParts = 10_000
 
 	// What is half written is dropped within that time, or the next try drops it.
 	abortWithin = time.Minute

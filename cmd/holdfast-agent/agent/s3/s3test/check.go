@@ -72,7 +72,7 @@ func wantNames(t *testing.T, b *s3.Bucket, want ...string) {
 // Files are written, of one part and of several, read back, listed and removed.
 func files(t *testing.T, s *Server) {
 	b, beside := s.open(t, "backups/sites/demo"), s.open(t, "backups")
-	for _, size := range []int{0, 1 << 20, s3.PartSize, s3.PartSize + 1} {
+	for _, size := range []int{0, 1 << 20, partSize, partSize + 1} {
 		want := random(size)
 		for range 1 + size%2 { // the second takes its place
 			if err := write(b, "a", want); err != nil {
@@ -91,7 +91,7 @@ func files(t *testing.T, s *Server) {
 	// A file that is not ended never was.
 	f, err := b.Create("b")
 	if err == nil {
-		_, err = f.Write(random(s3.PartSize + 1))
+		_, err = f.Write(random(partSize + 1))
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
@@ -163,7 +163,7 @@ func halfWritten(t *testing.T, s *Server) {
 	for _, name := range []string{"demo-1", "demo-2-1", "other-1"} {
 		f, err := b.Create(name)
 		if err == nil {
-			_, err = f.Write(random(s3.PartSize)) // and never closed
+			_, err = f.Write(random(partSize)) // and never closed
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -189,13 +189,13 @@ func dies(t *testing.T, s *Server) {
 	b := s.open(t, "backups/dies")
 	f, err := b.Create("a")
 	if err == nil {
-		_, err = f.Write(random(s3.PartSize))
+		_, err = f.Write(random(partSize))
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Stop()
-	_, err = f.Write(random(s3.PartSize))
+	_, err = f.Write(random(partSize))
 	if err == nil {
 		t.Error("a part is written, and nobody is there")
 	}
@@ -210,7 +210,7 @@ func dies(t *testing.T, s *Server) {
 	if err := b.AbortUploads("a", func(string) bool { return true }); err != nil {
 		t.Error(err)
 	}
-	want := random(s3.PartSize + 1)
+	want := random(partSize + 1)
 	if err := write(b, "a", want); err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -34,6 +36,9 @@ const (
 	AccessKey = "AKHOLDFAST"
 	Secret    = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYtestonly"
 )
+
+// partSize is the least that servers take, for tests to be quick.
+const partSize = 5 << 20
 
 // Server is one that runs on the loopback until the test ends.
 type Server struct {
@@ -60,7 +65,7 @@ func Library(t testing.TB) *Server {
 		if err != nil {
 			return err
 		}
-		running = &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
+		running = &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
 		go running.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{s.cert}}))
 		return nil
 	}
@@ -180,7 +185,7 @@ func (s *Server) Uploads(t testing.TB, bucket, key string) int {
 
 // Target is a place on the server: a bucket, and maybe a prefix.
 func (s *Server) Target(place string) s3.Target {
-	return s3.Target{URL: "s3://" + s.Address + "/" + place, Authority: s.Authority}
+	return s3.Target{URL: "s3://" + s.Address + "/" + place, Authority: s.Authority, PartSize: partSize}
 }
 
 // File is a file of credentials.
