@@ -3,6 +3,7 @@ package agent
 import (
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -63,8 +64,7 @@ const (
 	foreign = "other-1-20200101T000000Z.holdfast-backup"
 )
 
-// The oldest go, of this site alone, and one that cannot be reached keeps none
-// of the others.
+// The oldest go, of this site alone; each that may not be removed is told.
 func TestDropFromBucket(t *testing.T) {
 	s := s3test.Library(t)
 	s.MakeBucket(t, "backups", false)
@@ -79,10 +79,19 @@ func TestDropFromBucket(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.has(t, foreign, backup2, backup3)
-	s.Stop()
-	if err := b.a.dropBackups(b, "demo", 1); err == nil {
-		t.Error("dropped from a server that is not there")
+	// A node that may not remove anything makes backups all the same.
+	s.Refuse(func(r *http.Request) bool {
+		return r.Method == http.MethodDelete || r.URL.Query().Has("uploads") && r.Method == http.MethodGet
+	})
+	b.put(t, backup1)
+	if err := b.rename(backup1, backup1); err != nil {
+		t.Fatal(err)
 	}
+	err := b.a.dropBackups(b, "demo", 1)
+	if err == nil || strings.Count(err.Error(), "cannot remove an old backup: ") != 2 || !strings.Contains(err.Error(), "must be allowed") {
+		t.Errorf("%v", err)
+	}
+	b.has(t, foreign, backup1, backup2, backup3)
 }
 
 // What a try left that did not come to its end is removed by the next: parts of

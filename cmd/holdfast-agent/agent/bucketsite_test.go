@@ -34,6 +34,10 @@ func bucketSite(t *testing.T, s *s3test.Server, place string) *box {
 // while runs a command beside the agent.
 func (b *box) while(stdin string, args ...string) (code int, out string) {
 	b.t.Helper()
+	b.mu.Lock()
+	b.log.Write(b.console.Bytes()) // for hides
+	b.console.Reset()
+	b.mu.Unlock()
 	var w bytes.Buffer
 	b.startAnd("waiting for the API server since 1", func() {
 		code = agent.Main(b.t.Context(), args, func(string) agent.Host { return b.Host }, strings.NewReader(stdin), &w, &w)

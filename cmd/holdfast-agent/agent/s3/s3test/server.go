@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -48,6 +49,7 @@ type Server struct {
 
 	cert      tls.Certificate
 	pool      *x509.CertPool
+	refused   atomic.Pointer[func(*http.Request) bool]
 	begin     func() error
 	end       func()
 	admin     *minio.Client
@@ -59,13 +61,21 @@ func Library(t testing.TB) *Server {
 	t.Helper()
 	s := newServer(t)
 	handler := gofakes3.New(s3mem.New(), gofakes3.WithV4Auth(map[string]string{AccessKey: Secret})).Server()
+	guarded := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if f := s.refused.Load(); f != nil && (*f)(r) {
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, "<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>")
+			return
+		}
+		handler.ServeHTTP(w, r)
+	})
 	var running *http.Server
 	s.begin = func() error {
 		l, err := net.Listen("tcp", s.Address)
 		if err != nil {
 			return err
 		}
-		running = &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
+		running = &http.Server{Handler: guarded, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
 		go running.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{s.cert}}))
 		return nil
 	}
@@ -155,6 +165,9 @@ func (s *Server) Stop() {
 	s.transport.CloseIdleConnections()
 	s.end()
 }
+
+// Refuse has Library allow no requests of which f says so.
+func (s *Server) Refuse(f func(*http.Request) bool) { s.refused.Store(&f) }
 
 // MakeBucket makes a bucket, and has it keep what is removed if lock is set.
 func (s *Server) MakeBucket(t testing.TB, name string, lock bool) {
