@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,9 +22,10 @@ const (
 	// bucketKeyFile has what targets of S3 let this node in by. A backup has it too.
 	bucketKeyFile = "/var/lib/holdfast/backup-key/s3-credentials"
 
-	// unreadFile has the URL of a target and the name of the file there that this
-	// node began last and has not read back.
+	// unreadFile has lines of the URL of a target and the name of a file there that
+	// this node began and has not read back.
 	unreadFile = "/var/lib/holdfast/backup-unread"
+	mostUnread = 20
 
 	// A target that does not answer within that time is tried with the next backup.
 	tryWithin = 2 * time.Minute
@@ -64,10 +66,11 @@ func (b bucket) draft(name string) string { return name }
 
 func (b bucket) create(name string) (placeFile, error) {
 	// What stays there costs room, and no backup.
-	if err := b.clearUp(); err != nil {
+	left, err := b.clearUp()
+	if err != nil {
 		b.a.Say("backup: cannot clear up after an earlier one: %v", err)
 	}
-	if err := b.note(name); err != nil {
+	if err := b.a.noteUnread(append(left, b.unread(name))); err != nil {
 		return nil, err
 	}
 	f, err := b.Create(name)
@@ -77,43 +80,68 @@ func (b bucket) create(name string) (placeFile, error) {
 	return f, nil
 }
 
-// clearUp removes what earlier tries of this site left. Some servers list what
-// is half written only by its whole name.
-func (b bucket) clearUp() error {
+// clearUp removes what earlier tries of this site left, and returns the notes of
+// what it could not. Some servers list what is half written only by its whole
+// name.
+func (b bucket) clearUp() (left []string, err error) {
 	form := backupForm(b.site)
 	errs := []error{b.AbortUploads(b.site+"-", form.MatchString)}
-	doc, err := os.ReadFile(b.a.host.path(unreadFile))
-	url, name, _ := strings.Cut(strings.TrimSpace(string(doc)), " ")
-	if err == nil && url == b.String() && form.MatchString(name) {
-		errs = append(errs, b.AbortUploads(name, func(s string) bool { return s == name }), b.Remove(name))
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
+	notes, err := b.a.notedUnread()
+	errs = append(errs, err)
+	for _, n := range notes {
+		name, here := strings.CutPrefix(n, b.unread(""))
+		if here && form.MatchString(name) {
+			err := errors.Join(b.AbortUploads(name, func(s string) bool { return s == name }), b.Remove(name))
+			if err == nil {
+				continue
+			}
+			errs = append(errs, err)
+		}
+		left = append(left, n)
 	}
-	return errors.Join(errs...)
+	return left, errors.Join(errs...)
 }
 
-func (b bucket) note(name string) error {
-	if err := atomicfile.Write(b.a.host.path(unreadFile), []byte(b.String()+" "+name+"\n"), 0o644); err != nil {
-		return fmt.Errorf("cannot note which backup is begun: %w", err)
+// unread is the note of a file that was begun.
+func (b bucket) unread(name string) string { return b.String() + " " + name }
+
+func (a *agent) notedUnread() ([]string, error) {
+	doc, err := os.ReadFile(a.host.path(unreadFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot read which backups were begun: %w", err)
 	}
-	return nil
+	return strings.FieldsFunc(string(doc), func(r rune) bool { return r == '\n' }), nil
 }
 
-func (b bucket) noted() error {
-	if err := os.Remove(b.a.host.path(unreadFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("cannot note that the backup is there: %w", err)
+// noteUnread keeps the newest notes, and no file if there are none.
+func (a *agent) noteUnread(notes []string) error {
+	name := a.host.path(unreadFile)
+	var err error
+	if len(notes) == 0 {
+		err = os.Remove(name)
+	} else {
+		notes = notes[max(0, len(notes)-mostUnread):]
+		err = atomicfile.Write(name, []byte(strings.Join(notes, "\n")+"\n"), 0o644)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot note which backups were begun: %w", err)
 	}
 	return nil
 }
 
 func (b bucket) open(name string) (io.ReadCloser, error) { return b.Open(name) }
 
-// rename leaves the name, and notes that what has it was read back.
+// rename leaves the name, and forgets the note of what has it, which was read
+// back.
 func (b bucket) rename(from, to string) error {
 	if from != to {
 		return fmt.Errorf("internal error: %s cannot become %s in a bucket", from, to)
 	}
-	return b.noted()
+	notes, err := b.a.notedUnread()
+	if err != nil {
+		return err
+	}
+	return b.a.noteUnread(slices.DeleteFunc(notes, func(n string) bool { return n == b.unread(to) }))
 }
 
 func (b bucket) remove(name string) error { return b.Remove(name) }

@@ -61,6 +61,7 @@ const (
 	backup1 = "demo-9-20261125T120000Z.holdfast-backup"
 	backup2 = "demo-9-20261126T120000Z.holdfast-backup"
 	backup3 = "demo-10-20261127T120000Z.holdfast-backup"
+	backup4 = "demo-10-20261128T120000Z.holdfast-backup"
 	foreign = "other-1-20200101T000000Z.holdfast-backup"
 )
 
@@ -131,10 +132,23 @@ func TestAfterPowerCut(t *testing.T) {
 	if _, err := os.Stat(b.a.host.path(unreadFile)); err == nil {
 		t.Error("it is noted that a backup was not read back")
 	}
-	// One that was read back stays, and what another place's note says.
-	if err := os.WriteFile(b.a.host.path(unreadFile), []byte("s3://10.0.2.9/backups "+backup3+"\n"), 0o644); err != nil {
+	// One that was read back stays, and what is noted of another place.
+	elsewhere := "s3://10.0.2.9/backups " + backup3
+	if err := b.a.noteUnread([]string{elsewhere}); err != nil {
 		t.Fatal(err)
 	}
+	// What may not be removed now is removed once it may.
 	b.put(t, backup1)
-	b.has(t, backup1, backup3)
+	s.Refuse(func(r *http.Request) bool { return r.Method == http.MethodDelete })
+	b.put(t, backup2)
+	b.has(t, backup1, backup2, backup3)
+	s.Refuse(func(*http.Request) bool { return false })
+	b.put(t, backup4)
+	if err := b.rename(backup4, backup4); err != nil {
+		t.Fatal(err)
+	}
+	b.has(t, backup3, backup4)
+	if notes, err := b.a.notedUnread(); err != nil || !slices.Equal(notes, []string{elsewhere}) {
+		t.Errorf("noted is %q, %v", notes, err)
+	}
 }
