@@ -100,9 +100,10 @@ func TestDropFromBucket(t *testing.T) {
 func TestAfterPowerCut(t *testing.T) {
 	s := s3test.Library(t)
 	s.MakeBucket(t, "backups", false)
-	b := bucketOn(t, s, "backups/a")
+	b, other := bucketOn(t, s, "backups/a"), bucketOn(t, s, "backups/a")
+	other.site = "other"
 	// begin writes a part and goes no further.
-	begin := func(name string) {
+	begin := func(b bucket, name string) {
 		t.Helper()
 		f, err := b.create(name)
 		if err == nil {
@@ -113,16 +114,16 @@ func TestAfterPowerCut(t *testing.T) {
 		}
 	}
 	uploads := func(name string) int { t.Helper(); return s.Uploads(t, "backups", "a/"+name) }
-	begin(foreign)
-	begin(backup1)
+	begin(other, foreign)
+	begin(b, backup1)
 	b.has(t)
 	b.put(t, backup2) // whole, and never read back
 	if n, m := uploads(backup1), uploads(foreign); n != 0 || m != 1 {
 		t.Errorf("of the site %d uploads are left, of another %d", n, m)
 	}
 	b.has(t, backup2)
-	if doc, err := os.ReadFile(b.a.host.path(unreadFile)); err != nil || strings.TrimSpace(string(doc)) != b.String()+" "+backup2 {
-		t.Errorf("noted is %q, %v", doc, err)
+	if notes, err := b.a.notedUnread(); err != nil || !slices.Equal(notes, []string{b.String() + " " + backup2}) {
+		t.Errorf("noted is %q, %v", notes, err)
 	}
 	b.put(t, backup3)
 	if err := b.rename(backup3, backup3); err != nil {

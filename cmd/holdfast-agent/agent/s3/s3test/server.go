@@ -79,7 +79,11 @@ func Library(t testing.TB) *Server {
 		go running.Serve(tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{s.cert}}))
 		return nil
 	}
-	s.end = func() { running.Close() }
+	s.end = func() {
+		if running != nil {
+			running.Close()
+		}
+	}
 	s.Start(t)
 	return s
 }
@@ -87,9 +91,15 @@ func Library(t testing.TB) *Server {
 // Program runs MinIO.
 func Program(t testing.TB, minio string) *Server {
 	t.Helper()
+	var said bytes.Buffer
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("MinIO said:\n%s", said.String())
+		}
+	})
+	dir := t.TempDir() // which is removed after the server ended
 	s := newServer(t)
 	s.Locks = true
-	dir := t.TempDir()
 	certs := filepath.Join(dir, "certs")
 	key, err := x509.MarshalPKCS8PrivateKey(s.cert.PrivateKey)
 	if err == nil {
@@ -104,7 +114,6 @@ func Program(t testing.TB, minio string) *Server {
 		t.Fatal(err)
 	}
 	var p *exec.Cmd
-	var said bytes.Buffer
 	s.begin = func() error {
 		p = exec.Command(minio, "server", "--quiet", "--address", s.Address, "--certs-dir", certs, filepath.Join(dir, "data"))
 		p.Env = append(os.Environ(), "MINIO_ROOT_USER="+AccessKey, "MINIO_ROOT_PASSWORD="+Secret, "MINIO_BROWSER=off", "MINIO_UPDATE=off")
@@ -112,14 +121,12 @@ func Program(t testing.TB, minio string) *Server {
 		return p.Start()
 	}
 	s.end = func() {
+		if p == nil || p.Process == nil {
+			return
+		}
 		_ = p.Process.Kill() // as when power goes
 		_ = p.Wait()
 	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("MinIO said:\n%s", said.String())
-		}
-	})
 	s.Start(t)
 	return s
 }
@@ -163,7 +170,9 @@ func (s *Server) Start(t testing.TB) {
 // Stop ends the server at once, whatever it does.
 func (s *Server) Stop() {
 	s.transport.CloseIdleConnections()
-	s.end()
+	if s.end != nil {
+		s.end()
+	}
 }
 
 // Refuse has Library allow no requests of which f says so.
