@@ -44,5 +44,5 @@ func TestBackupsInMinIO(t *testing.T) {
 		t.Skip("set HOLDFAST_PLATFORM_TEST=1; it needs mirrors")
 	}
 	compilesLong(t, "MinIO")
-	s3test.Check(t, s3test.Program(t, siteOf(t, "minio").program(t, "minio")))
+	s3test.Check(t, s3test.Program(t, siteOf(t, "minio").program(t, "minio"), t.TempDir()))
 }

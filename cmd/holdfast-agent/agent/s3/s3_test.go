@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/s3"
 	"holdfast.dev/holdfast/cmd/holdfast-agent/agent/s3/s3test"
 )
@@ -23,7 +25,47 @@ func TestMinIO(t *testing.T) {
 	if file == "" {
 		t.Skip("MINIO=FILE names no MinIO")
 	}
-	s3test.Check(t, s3test.Program(t, file))
+	s3test.Check(t, s3test.Program(t, file, t.TempDir()))
+}
+
+// A server whose disk is full says so, and nothing is there of the file.
+func TestFullDisk(t *testing.T) {
+	file := os.Getenv("MINIO")
+	if file == "" {
+		t.Skip("MINIO=FILE names no MinIO")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make a small disk")
+	}
+	disk := t.TempDir()
+	if err := unix.Mount("small", disk, "tmpfs", 0, "size=40m"); err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	s := s3test.Program(t, file, disk)
+	s.MakeBucket(t, "backups", false)
+	b, err := s3.Open(t.Context(), s.Target("backups"), s3test.Credentials(t, s3test.AccessKey, s3test.Secret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	f, err := b.Create("a")
+	if err == nil {
+		_, err = f.Write(make([]byte, 60<<20))
+	}
+	if err == nil || !strings.Contains(err.Error(), "hint: it has no room") {
+		t.Errorf("%v", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	if names, err := b.List(); err != nil || len(names) > 0 {
+		t.Errorf("there are %q, %v", names, err)
+	}
 }
 
 func TestOpen(t *testing.T) {

@@ -88,8 +88,8 @@ func Library(t testing.TB) *Server {
 	return s
 }
 
-// Program runs MinIO.
-func Program(t testing.TB, minio string) *Server {
+// Program runs MinIO, which keeps what it has in a directory below data.
+func Program(t testing.TB, minio, data string) *Server {
 	t.Helper()
 	var said bytes.Buffer
 	t.Cleanup(func() {
@@ -115,7 +115,7 @@ func Program(t testing.TB, minio string) *Server {
 	}
 	var p *exec.Cmd
 	s.begin = func() error {
-		p = exec.Command(minio, "server", "--quiet", "--address", s.Address, "--certs-dir", certs, filepath.Join(dir, "data"))
+		p = exec.Command(minio, "server", "--quiet", "--address", s.Address, "--certs-dir", certs, filepath.Join(data, "data"))
 		p.Env = append(os.Environ(), "MINIO_ROOT_USER="+AccessKey, "MINIO_ROOT_PASSWORD="+Secret, "MINIO_BROWSER=off", "MINIO_UPDATE=off")
 		p.Stdout, p.Stderr = &said, &said
 		return p.Start()
