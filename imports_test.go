@@ -99,6 +99,15 @@ func TestOnlyOriginsDial(t *testing.T) {
 		"cmd/holdfast-agent/agent/sftp net.Dialer":                                       "the server on the site's network that backups go to",
 		"cmd/holdfast-agent/agent/sftp golang.org/x/crypto/ssh":                          "the same",
 		"cmd/holdfast-agent/agent/sftp/sftptest golang.org/x/crypto/ssh":                 "its other side, for tests",
+		"cmd/holdfast-agent/agent/s3 net/http":                                           "the server on the site's network that backups go to",
+		"cmd/holdfast-agent/agent/s3 crypto/tls":                                         "the same; only the site's own authorities vouch for it",
+		"cmd/holdfast-agent/agent/s3 http.Transport":                                     "the same",
+		"cmd/holdfast-agent/agent/s3 net.Dialer":                                         "the same",
+		"cmd/holdfast-agent/agent/s3 github.com/minio/minio-go":                          "the same",
+		"cmd/holdfast-agent/agent/s3/s3test net/http":                                    "its other side, for tests",
+		"cmd/holdfast-agent/agent/s3/s3test crypto/tls":                                  "its other side, for tests",
+		"cmd/holdfast-agent/agent/s3/s3test http.Transport":                              "asks that side what it has",
+		"cmd/holdfast-agent/agent/s3/s3test github.com/minio/minio-go":                   "asks that side what it has",
 		"overlays golang.org/x/crypto/ssh":                                               "reads public keys",
 		"cmd/holdfast/cli net/http":                                                      "makes the client that the origins use",
 		"cmd/holdfast/cli http.Client":                                                   "makes the client that the origins use",
@@ -126,6 +135,8 @@ func TestOnlyOriginsDial(t *testing.T) {
 				found[im] = true
 			case strings.HasPrefix(im, "k8s.io/client-go/"):
 				found["client-go"] = true
+			case strings.HasPrefix(im, "github.com/minio/minio-go/"):
+				found["github.com/minio/minio-go"] = true
 			case strings.HasPrefix(im, "golang.org/x/net/"), strings.HasPrefix(im, "google.golang.org/grpc"), strings.HasSuffix(im, "/v1/remote"):
 				found[im] = true
 			}

@@ -146,12 +146,7 @@ func (s Site) check() []*Fault {
 			add("is the node's own address", "", "%s/gateway", at)
 		}
 	}
-	switch b := s.Backups; {
-	case b.To != "" && len(b.HostKeys) == 0:
-		add("has no hostKeys beside it", "\"ssh-keyscan ADDRESS\", on a network that you trust, prints them", "/backups/to")
-	case b.To == "" && len(b.HostKeys) > 0:
-		add("is of no server", "name it in \"to\"", "/backups/hostKeys")
-	}
+	faults = append(faults, s.checkBackups()...)
 	if len(s.Nodes) > 0 && !slices.ContainsFunc(s.Nodes, func(n Node) bool { return n.Role != "agent" }) {
 		add("no node is a server", `give at least one "role: server"`, "/nodes")
 	}

@@ -30,7 +30,8 @@ func formats() map[string]func(string) error {
 		"serial":             checkSerial,
 		"device":             checkDevice,
 		"mirror-url":         checkMirror,
-		"sftp-url":           checkSFTP,
+		"backup-url":         checkBackupURL,
+		"region":             checkRegion,
 		"ssh-key":            checkSSHKey,
 		"image-name":         checkImageName,
 		"registry":           checkRegistry,
@@ -174,10 +175,62 @@ func checkDevice(s string) error {
 	return nil
 }
 
+func checkBackupURL(s string) error {
+	if strings.HasPrefix(s, s3Scheme) {
+		return checkS3(s)
+	}
+	return checkSFTP(s)
+}
+
+const s3Scheme = "s3://"
+
+// bucketForm is of names that every server takes; dots would only be in the way.
+var (
+	bucketForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$`)
+	prefixForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99}){0,7}$`)
+	regionForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+)
+
+func checkS3(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery || u.RawPath != "" {
+		return errors.New("want s3://ADDRESS/BUCKET or s3://ADDRESS/BUCKET/PREFIX, as in s3://10.0.2.9:9000/backups")
+	}
+	if u.User != nil {
+		return errors.New("a URL with a user: site files hold no secrets; credentials are given to the node")
+	}
+	bucket, prefix, deeper := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+	if !bucketForm.MatchString(bucket) {
+		return errors.New("want a bucket behind the address: 3 to 63 of a-z, 0-9 and -")
+	}
+	if deeper && !prefixForm.MatchString(prefix) {
+		return errors.New("want a prefix of names of letters, digits, ., _ and -, with / between them and none at the end")
+	}
+	if _, err := parseIP(u.Hostname()); err == nil || isAddress(u.Hostname()) {
+		return err
+	}
+	if err := checkDomain(u.Hostname()); err != nil {
+		return errors.New("want an IP address or a DNS name in lower case behind s3://")
+	}
+	return nil
+}
+
+func isAddress(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
+}
+
+func checkRegion(s string) error {
+	if !regionForm.MatchString(s) {
+		return errors.New("want the name of a region, as in us-east-1")
+	}
+	return nil
+}
+
 func checkSFTP(s string) error {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "sftp" || u.User.Username() == "" || !path.IsAbs(u.Path) || path.Clean(u.Path) != u.Path || u.RawQuery != "" || u.Fragment != "" {
-		return errors.New("want sftp://USER@ADDRESS/DIRECTORY, as in sftp://holdfast@10.0.2.9/srv/backups")
+		return errors.New("want sftp://USER@ADDRESS/DIRECTORY, as in sftp://holdfast@10.0.2.9/srv/backups, or s3://ADDRESS/BUCKET")
 	}
 	if _, ok := u.User.Password(); ok {
 		return errors.New("a URL with a password: site files hold no secrets; the server lets in the node's key")

@@ -36,7 +36,7 @@ func Load(dir string) (Site, error) {
 	if err != nil {
 		return Site{}, err
 	}
-	if err := joinFaults(slices.Concat(faults, more, keys)); err != nil {
+	if err := joinFaults(slices.Concat(withFurther(faults, site.checkAuthority(dir)), more, keys)); err != nil {
 		return Site{}, err
 	}
 	site.Manifests = manifests

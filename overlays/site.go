@@ -219,10 +219,14 @@ type Backups struct {
 	EveryHours int `json:"everyHours" jsonschema:"minimum=1,maximum=8760"`
 	// Backups of this site that stay; older ones are removed once a new one is whole.
 	Keep int `json:"keep,omitempty" jsonschema:"minimum=1,maximum=1000,default=7"`
-	// Server on the site's network that they go to, sftp://USER@ADDRESS/DIRECTORY; without it, a stick labelled HF-BACKUP that stays in the node.
-	To string `json:"to,omitempty" jsonschema:"format=sftp-url"`
-	// Public host keys of that server, as ssh-keyscan prints them without the name; it must show one of them.
+	// Server on the site's network that they go to, sftp://USER@ADDRESS/DIRECTORY or s3://ADDRESS/BUCKET/PREFIX; without it, a stick labelled HF-BACKUP that stays in the node.
+	To string `json:"to,omitempty" jsonschema:"format=backup-url"`
+	// Public host keys of an SSH server, as ssh-keyscan prints them without the name; it must show one of them.
 	HostKeys []string `json:"hostKeys,omitempty" jsonschema:"maxItems=8,format=ssh-key"`
+	// File with the certificates (PEM) of the authorities that vouch for an S3 server, in the site's trust folder; no others count.
+	Authority string `json:"authority,omitempty" jsonschema:"format=trust-file"`
+	// Region that an S3 server takes itself to be in.
+	Region string `json:"region,omitempty" jsonschema:"format=region,default=us-east-1"`
 }
 
 // Mirrors are the places that the build machine fetches from.

@@ -15,7 +15,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := agent.Main(ctx, os.Args[1:], func(root string) agent.Host {
 		return agent.Machine(root, rand.Reader, os.Getenv)
-	}, os.Stdout, os.Stderr)
+	}, os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }

@@ -39,12 +39,15 @@ commands:
   backup [--server]
                    write the state of this site onto the stick labelled HF-BACKUP,
                    or to the server that the release names
+  backup credentials
+                   take what the server lets this node in by from standard input,
+                   as a file with aws_access_key_id and aws_secret_access_key
   audit            print the log of updates, after checking that it is whole
 `
 
 // Main runs the program and returns its exit code. machine makes the Host for
 // a root directory.
-func Main(ctx context.Context, args []string, machine func(root string) Host, stdout, stderr io.Writer) int {
+func Main(ctx context.Context, args []string, machine func(root string) Host, stdin io.Reader, stdout, stderr io.Writer) int {
 	fs := flag.NewFlagSet("holdfast-agent", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() { fmt.Fprint(stderr, usage) }
@@ -75,6 +78,8 @@ func Main(ctx context.Context, args []string, machine func(root string) Host, st
 		err = backupCommand(h, false, stdout)
 	case cmd == "backup" && fs.NArg() == 2 && fs.Arg(1) == "--server":
 		err = backupCommand(h, true, stdout)
+	case cmd == "backup" && fs.NArg() == 2 && fs.Arg(1) == "credentials":
+		err = credentialsCommand(h, stdin, stdout)
 	case cmd == "audit" && fs.NArg() == 1:
 		err = printAudit(h, stdout)
 	default:

@@ -46,6 +46,7 @@ type box struct {
 
 	mu      sync.Mutex
 	console bytes.Buffer
+	log     bytes.Buffer
 	ran     []string
 	outside string // what the kernel counted, as nft prints it
 	set     time.Time
@@ -68,6 +69,15 @@ func (b *box) Write(p []byte) (int, error) {
 }
 
 func (b *box) Close() error { return nil }
+
+// logOf is where the agent of a box writes its log.
+type logOf struct{ b *box }
+
+func (l logOf) Write(p []byte) (int, error) {
+	l.b.mu.Lock()
+	defer l.b.mu.Unlock()
+	return l.b.log.Write(p)
+}
 
 func (b *box) said() string {
 	b.mu.Lock()
@@ -287,7 +297,7 @@ func (b *box) startAnd(want string, f func()) {
 	ctx, cancel := context.WithCancel(b.t.Context())
 	done := make(chan int)
 	go func() {
-		done <- agent.Main(ctx, []string{"run"}, func(string) agent.Host { return b.Host }, io.Discard, io.Discard)
+		done <- agent.Main(ctx, []string{"run"}, func(string) agent.Host { return b.Host }, nil, io.Discard, logOf{b})
 	}()
 	deadline := time.After(20 * time.Second)
 	for !strings.Contains(b.said(), want) {
@@ -468,7 +478,7 @@ func TestTheFaultIsRepeatedAndThenGone(t *testing.T) {
 	defer cancel()
 	done := make(chan int)
 	go func() {
-		done <- agent.Main(ctx, []string{"run"}, func(string) agent.Host { return b.Host }, io.Discard, io.Discard)
+		done <- agent.Main(ctx, []string{"run"}, func(string) agent.Host { return b.Host }, nil, io.Discard, io.Discard)
 	}()
 	for strings.Count(b.said(), "FAULT") < 3 {
 		time.Sleep(time.Millisecond)
@@ -560,7 +570,7 @@ func TestLabPort(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan int)
 	go func() {
-		done <- agent.Main(ctx, []string{"run"}, func(string) agent.Host { return b.Host }, io.Discard, io.Discard)
+		done <- agent.Main(ctx, []string{"run"}, func(string) agent.Host { return b.Host }, nil, io.Discard, io.Discard)
 	}()
 	fmt.Fprint(host, "\n{\"id\":5,\"op\":\"status\"}\n")
 	in := bufio.NewScanner(host)
@@ -611,7 +621,7 @@ func TestServe(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan int)
 			go func() {
-				done <- agent.Main(ctx, []string{"serve"}, func(string) agent.Host { return b.Host }, io.Discard, io.Discard)
+				done <- agent.Main(ctx, []string{"serve"}, func(string) agent.Host { return b.Host }, nil, io.Discard, io.Discard)
 			}()
 			buf := make([]byte, 100)
 			if n, err := systemd.Read(buf); err != nil || !strings.HasPrefix(string(buf[:n]), "READY=1\n") {
@@ -669,7 +679,7 @@ func TestStatusAndUsage(t *testing.T) {
 	b := newBox(t)
 	do := func(arg ...string) (int, string) {
 		var out bytes.Buffer
-		code := agent.Main(t.Context(), arg, func(string) agent.Host { return b.Host }, &out, &out)
+		code := agent.Main(t.Context(), arg, func(string) agent.Host { return b.Host }, nil, &out, &out)
 		return code, out.String()
 	}
 	if code, out := do("status"); code != 1 || !strings.Contains(out, "hint:") {

@@ -74,6 +74,27 @@ func backupCommand(h Host, server bool, w io.Writer) error {
 	return err
 }
 
+// credentialsCommand gives the agent that runs the credentials that r has, and
+// prints how the server took them.
+func credentialsCommand(h Host, r io.Reader, w io.Writer) error {
+	b, err := io.ReadAll(io.LimitReader(r, maxCredentials+1))
+	if err != nil {
+		return fmt.Errorf("cannot read the credentials: %w", err)
+	}
+	if len(b) > maxCredentials {
+		return fmt.Errorf("cannot read the credentials: more than %d bytes", maxCredentials)
+	}
+	var text string
+	if err := askAgent(h, lab.Request{Op: "credentials", Credentials: string(b)}, &text); err != nil {
+		return err
+	}
+	_, err = io.WriteString(w, text)
+	return err
+}
+
+// maxCredentials is less than a request may have, with what it needs besides.
+const maxCredentials = 16 << 10 // bytes
+
 // printAudit prints the audit log, all its files, and fails if one was changed.
 func printAudit(h Host, w io.Writer) error {
 	out := json.NewEncoder(w)

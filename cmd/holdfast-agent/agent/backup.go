@@ -68,8 +68,12 @@ func (a *agent) backUp(ctx context.Context, u *updates) func(lab.Request) (any, 
 }
 
 func describeBackup(b status.Backup) string {
-	return fmt.Sprintf("backup %s is written and read back: %d MiB, of %d MiB of state; the site stood still for %.1f s\nits code is %s: write it down, restoring asks for it\n",
+	text := fmt.Sprintf("backup %s is written and read back: %d MiB, of %d MiB of state; the site stood still for %.1f s\nits code is %s: write it down, restoring asks for it\n",
 		b.File, b.Bytes>>20, b.State>>20, b.Held, b.Code)
+	if b.NotRemoved != "" {
+		text += "old ones stay: " + b.NotRemoved + "\n"
+	}
+	return text
 }
 
 // makeBackup writes the state of this node, as it is at one moment, to a place
@@ -127,10 +131,14 @@ func (a *agent) makeBackup(ctx context.Context, u *updates, to at, keep int) (b 
 	b = status.Backup{File: h.Name(), Release: h.Release, Time: h.Time, State: h.Bytes, Held: held.Seconds()}
 	err = to(ctx, func(p place) (err error) {
 		b.Bytes, b.Code, err = a.writeBackup(ctx, s, h, p, recipients)
-		if err == nil && keep > 0 {
-			err = a.dropBackups(p, c.Name, keep)
+		if err != nil || keep == 0 {
+			return err
 		}
-		return err
+		// The new one is there, whatever becomes of the old ones.
+		if err := a.dropBackups(p, c.Name, keep); err != nil {
+			b.NotRemoved = err.Error()
+		}
+		return nil
 	})
 	if err != nil {
 		return b, err
@@ -227,7 +235,7 @@ func freeBytes(dir string) (int64, error) {
 // writeBackup writes the file, reads it back and gives it its name.
 func (a *agent) writeBackup(ctx context.Context, s *backup.Snapshot, h format.Header, p place, to []age.Recipient) (size int64, code string, err error) {
 	name := h.Name()
-	part := name + partSuffix
+	part := p.draft(name)
 	f, err := p.create(part)
 	if err != nil {
 		return 0, "", fmt.Errorf("cannot write the backup: %w", err)
@@ -270,9 +278,6 @@ func (a *agent) writeBackup(ctx context.Context, s *backup.Snapshot, h format.He
 	}
 	return count.n, want, nil
 }
-
-// partSuffix is of a backup that is not whole, or not read back yet.
-const partSuffix = ".part"
 
 // codeAt reads a file to its end.
 func codeAt(p place, name string) (string, error) {

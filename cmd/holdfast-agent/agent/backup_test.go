@@ -57,7 +57,7 @@ func (b *box) backUp() (code int, out, file string) {
 	b.t.Helper()
 	var w bytes.Buffer
 	b.startAnd("waiting for the API server since 1", func() {
-		code = agent.Main(b.t.Context(), []string{"backup"}, func(string) agent.Host { return b.Host }, &w, &w)
+		code = agent.Main(b.t.Context(), []string{"backup"}, func(string) agent.Host { return b.Host }, nil, &w, &w)
 	})
 	found, err := filepath.Glob(filepath.Join(b.Root, stick, "*"))
 	if err != nil {
@@ -254,7 +254,7 @@ func TestBackupServer(t *testing.T) {
 		var w bytes.Buffer
 		b.console.Reset()
 		b.startAnd("waiting for the API server since 1", func() {
-			code = agent.Main(t.Context(), []string{"backup", "--server"}, func(string) agent.Host { return b.Host }, &w, &w)
+			code = agent.Main(t.Context(), []string{"backup", "--server"}, func(string) agent.Host { return b.Host }, nil, &w, &w)
 		})
 		return code, w.String()
 	}

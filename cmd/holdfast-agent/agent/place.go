@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -19,12 +20,18 @@ import (
 // place is where backups are kept.
 type place interface {
 	fmt.Stringer
+	// draft is the name under which a file is written and read back, before rename
+	// gives it its own.
+	draft(name string) string
 	create(name string) (placeFile, error)   // anew
 	open(name string) (io.ReadCloser, error) // as it is there, not as it is remembered here
 	rename(from, to string) error
 	remove(name string) error
 	list() ([]string, error)
 }
+
+// partSuffix is of a backup that is not whole, or not read back yet.
+const partSuffix = ".part"
 
 // placeFile is on the place once Sync and Close succeeded.
 type placeFile interface {
@@ -39,6 +46,8 @@ type at func(ctx context.Context, f func(place) error) error
 type stick struct{ dir string }
 
 func (s stick) String() string { return "the stick" }
+
+func (s stick) draft(name string) string { return name + partSuffix }
 
 func (s stick) create(name string) (placeFile, error) {
 	return os.OpenFile(filepath.Join(s.dir, name), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
@@ -93,6 +102,8 @@ type serverFile struct {
 	f sftp.File
 }
 
+func (s server) draft(name string) string { return name + partSuffix }
+
 func (s server) create(name string) (placeFile, error) {
 	f, err := s.Create(name)
 	if err != nil {
@@ -119,11 +130,17 @@ func (s server) list() ([]string, error)                 { return s.List() }
 // backup has it too.
 const backupKeyFile = "/var/lib/holdfast/backup-key/key"
 
+// s3Scheme begins the URL of a place in a bucket.
+const s3Scheme = "s3://"
+
 // onServer connects to the server that the release names for backups.
 func (a *agent) onServer(c node.Config) at {
 	return func(ctx context.Context, f func(place) error) error {
 		if c.Backups.To == "" {
 			return errors.New("cannot make a backup: the release names no server for it\nhint: name one in site.yaml, as backups.to, or use a stick")
+		}
+		if strings.HasPrefix(c.Backups.To, s3Scheme) {
+			return a.onBucket(ctx, c, f)
 		}
 		key, _, err := sftp.Key(a.host.path(backupKeyFile), a.keyComment(c), a.host.Random)
 		if err != nil {
@@ -139,9 +156,14 @@ func (a *agent) onServer(c node.Config) at {
 
 func (a *agent) keyComment(c node.Config) string { return "holdfast-backup@" + c.Name }
 
-// showServer says where backups go, and which key that server must let in.
+// showServer says where backups go, and which key that server must let in, or
+// which credentials it is asked with.
 func (a *agent) showServer(c node.Config) {
 	if c.Backups.To == "" {
+		return
+	}
+	if strings.HasPrefix(c.Backups.To, s3Scheme) {
+		a.showBucket(c)
 		return
 	}
 	_, public, err := sftp.Key(a.host.path(backupKeyFile), a.keyComment(c), a.host.Random)
@@ -149,6 +171,10 @@ func (a *agent) showServer(c node.Config) {
 		a.Say("no backups: %v", err)
 		return
 	}
-	a.Update(func(s *status.Status) { s.BackupServer = &status.BackupServer{URL: c.Backups.To, Key: public} })
-	a.Say("backups go to %s, which must let in this key:\n%s", c.Backups.To, public)
+	a.tellServer(status.BackupServer{URL: c.Backups.To, Key: public})
+}
+
+func (a *agent) tellServer(k status.BackupServer) {
+	a.Update(func(s *status.Status) { s.BackupServer = &k })
+	a.Say("%s", k.Text())
 }

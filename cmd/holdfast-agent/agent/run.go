@@ -70,7 +70,7 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 		return a.takeBundle(ctx, u, bundleRequest{}, restart, func(install.Plan) {})
 	})
 	go a.keepBackups(ctx, u)
-	go a.control(ctx, lab.Node{Status: all.Status, Apply: all.Apply, Backup: all.Backup})
+	go a.control(ctx, lab.Node{Status: all.Status, Apply: all.Apply, Backup: all.Backup, Credentials: a.credentials(ctx, u)})
 	if rel.config.LabAccess {
 		go a.labPort(ctx, all)
 	}

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -64,10 +65,16 @@ func backupDue(b node.Backups, s status.Status, now time.Time) (due, overdue boo
 	return up && (age >= every || age < 0), age >= 2*every
 }
 
-// dropBackups removes a site's oldest backups, whose names have their time,
-// until so many are left, and what those left that did not come to their end.
+// backupForm is of the names of a site's backups, which have their time.
+func backupForm(site string) *regexp.Regexp {
+	return regexp.MustCompile("^" + regexp.QuoteMeta(site) + `-[0-9]+-([0-9]{8}T[0-9]{6}Z)` + regexp.QuoteMeta(format.Suffix) + "(" + regexp.QuoteMeta(partSuffix) + ")?$")
+}
+
+// dropBackups removes a site's oldest backups until so many are left, and what
+// those left that did not come to their end. One that cannot be removed keeps no
+// other from it.
 func (a *agent) dropBackups(p place, site string, keep int) error {
-	form := regexp.MustCompile("^" + regexp.QuoteMeta(site) + `-[0-9]+-([0-9]{8}T[0-9]{6}Z)` + regexp.QuoteMeta(format.Suffix) + "(" + regexp.QuoteMeta(partSuffix) + ")?$")
+	form := backupForm(site)
 	found, err := p.list()
 	if err != nil {
 		return fmt.Errorf("cannot list the backups: %w", err)
@@ -85,13 +92,13 @@ func (a *agent) dropBackups(p place, site string, keep int) error {
 	}
 	slices.SortFunc(whole, func(x, y string) int { return cmp.Compare(at[y], at[x]) })
 	old := whole[min(keep, len(whole)):]
+	var errs []error
 	for _, name := range append(parts, old...) {
 		if err := p.remove(name); err != nil {
-			return fmt.Errorf("cannot remove an old backup: %w", err)
+			errs = append(errs, fmt.Errorf("cannot remove an old backup: %w", err))
+		} else if slices.Contains(old, name) {
+			a.Say("backup: %s is removed, as %d newer ones are there", name, keep)
 		}
 	}
-	for _, name := range old {
-		a.Say("backup: %s is removed, as %d newer ones are there", name, keep)
-	}
-	return nil
+	return errors.Join(errs...)
 }

@@ -20,7 +20,7 @@ const (
 
 // watchSticks looks for sticks until ctx ends. Nothing is done with one before
 // somebody confirms it on the console: a release by typing which it is, after it
-// was verified and shown, a backup by that word.
+// was verified and shown, a backup and credentials by these words.
 func (a *agent) watchSticks(ctx context.Context, u *updates, apply func() error) {
 	update := false
 	backup := a.isThere(backupDevice) // what it is for was asked before
@@ -33,7 +33,7 @@ func (a *agent) watchSticks(ctx context.Context, u *updates, apply func() error)
 			if newUpdate && !update && !u.isBusy() {
 				a.offer(ctx, u, apply)
 			}
-			if newBackup && !backup && !u.isBusy() {
+			if newBackup && !backup && !u.isBusy() && !a.offerCredentials(ctx, u) {
 				a.offerBackup(ctx, u)
 			}
 		}

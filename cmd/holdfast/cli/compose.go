@@ -270,8 +270,11 @@ func (b builder) nodeConfig(images []bundles.Image, digests map[string]store.Dig
 		Engine:    node.Engine{Name: s.Kubernetes.Engine, Version: s.Kubernetes.Version, Disable: s.Kubernetes.Disable},
 	}
 	c.Updates.HealthyWithin = s.Updates.HealthyWithin
-	c.Backups = node.Backups(s.Backups)
+	c.Backups = node.Backups{EveryHours: s.Backups.EveryHours, Keep: s.Backups.Keep, To: s.Backups.To, HostKeys: s.Backups.HostKeys, Region: s.Backups.Region}
 	var err error
+	if c.Backups.Authority, err = s.BackupAuthority(b.dir); err != nil {
+		return c, err
+	}
 	if c.Recovery, err = recoveryKeys(b.dir); err != nil {
 		return c, err
 	}

@@ -269,6 +269,9 @@ func (in *inputs) localFiles(dir string) error {
 			names = append(names, k)
 		}
 	}
+	if k := in.site.Backups.Authority; k != "" && !slices.Contains(names, k) {
+		names = append(names, k)
+	}
 	for _, n := range names {
 		f, err := airgap.LocalFile(dir, n)
 		if errors.Is(err, fs.ErrNotExist) && n == "trust/policy.json" {

@@ -22,7 +22,7 @@ const maxLine = 64 << 10
 // Request is one line from the lab.
 type Request struct {
 	ID    int64  `json:"id"`
-	Op    string `json:"op"`    // status, kubeconfig, logs, reboot, poweroff, apply, audit, backup, restore
+	Op    string `json:"op"`    // status, kubeconfig, logs, reboot, poweroff, apply, audit, backup, credentials, restore
 	Unit  string `json:"unit"`  // of logs; empty for the whole journal
 	Lines int    `json:"lines"` // of logs; 0 means 100
 
@@ -35,6 +35,8 @@ type Request struct {
 
 	Server bool   `json:"server"` // of backup: to the server that the release names, not onto the stick
 	Code   string `json:"code"`   // of restore: which backup
+
+	Credentials string `json:"credentials,omitempty"` // of credentials: the file; a secret
 }
 
 // Answer is one line to the lab.
@@ -47,14 +49,16 @@ type Answer struct {
 
 // Node is what the port gives access to. What is nil is refused.
 type Node struct {
-	Apply      func(q Request) (any, error)
-	Audit      func() (string, error) // the log of updates, checked
-	Backup     func(q Request) (any, error)
-	Restore    func(code string) error // confirms what the console asks for
-	Status     func() (any, error)
-	Kubeconfig func() (string, error)
-	Logs       func(ctx context.Context, unit string, lines int) (string, error)
-	Power      func(ctx context.Context, verb string) error // reboot or poweroff
+	Apply  func(q Request) (any, error)
+	Audit  func() (string, error) // the log of updates, checked
+	Backup func(q Request) (any, error)
+	// Credentials takes what a server for backups lets the node in by.
+	Credentials func(file string) (string, error)
+	Restore     func(code string) error // confirms what the console asks for
+	Status      func() (any, error)
+	Kubeconfig  func() (string, error)
+	Logs        func(ctx context.Context, unit string, lines int) (string, error)
+	Power       func(ctx context.Context, verb string) error // reboot or poweroff
 }
 
 // Serve answers the requests of rw until it ends. A line that is no request is
@@ -125,7 +129,7 @@ var unitName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@:\\-]{0,127}$`)
 
 func (n Node) do(ctx context.Context, q Request) (any, error) {
 	refused := map[string]bool{"kubeconfig": n.Kubeconfig == nil, "logs": n.Logs == nil, "reboot": n.Power == nil, "poweroff": n.Power == nil, "apply": n.Apply == nil, "audit": n.Audit == nil,
-		"backup": n.Backup == nil, "restore": n.Restore == nil}
+		"backup": n.Backup == nil, "credentials": n.Credentials == nil, "restore": n.Restore == nil}
 	if refused[q.Op] {
 		return nil, fmt.Errorf("cannot do %q here", q.Op)
 	}
@@ -138,6 +142,8 @@ func (n Node) do(ctx context.Context, q Request) (any, error) {
 		return n.Audit()
 	case "backup":
 		return n.Backup(q)
+	case "credentials":
+		return n.Credentials(q.Credentials)
 	case "restore":
 		return q.Op, n.Restore(q.Code)
 	case "kubeconfig":
@@ -153,7 +159,7 @@ func (n Node) do(ctx context.Context, q Request) (any, error) {
 	case "reboot", "poweroff":
 		return q.Op, n.Power(ctx, q.Op)
 	}
-	return nil, fmt.Errorf("cannot do %q: not one of status, kubeconfig, logs, reboot, poweroff, apply, audit, backup, restore", q.Op)
+	return nil, fmt.Errorf("cannot do %q: not one of status, kubeconfig, logs, reboot, poweroff, apply, audit, backup, credentials, restore", q.Op)
 }
 
 // JournalArgs are the arguments of journalctl for the last lines of a unit.

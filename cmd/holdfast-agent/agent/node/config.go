@@ -36,10 +36,12 @@ type Updates struct {
 
 // Backups says which the node makes by itself, and where they go.
 type Backups struct {
-	EveryHours int      `json:"everyHours"`         // 0: none
-	Keep       int      `json:"keep"`               // that stay there
-	To         string   `json:"to,omitempty"`       // sftp://USER@ADDRESS[:PORT]/DIRECTORY; empty for a stick that stays in the node
-	HostKeys   []string `json:"hostKeys,omitempty"` // of that server, as "ssh-ed25519 AAAA…"
+	EveryHours int      `json:"everyHours"`          // 0: none
+	Keep       int      `json:"keep"`                // that stay there
+	To         string   `json:"to,omitempty"`        // sftp://USER@ADDRESS[:PORT]/DIRECTORY or s3://ADDRESS[:PORT]/BUCKET[/PREFIX]; empty for a stick that stays in the node
+	HostKeys   []string `json:"hostKeys,omitempty"`  // of that server, as "ssh-ed25519 AAAA…"; of SFTP
+	Authority  string   `json:"authority,omitempty"` // certificates (PEM) that vouch for that server; of S3
+	Region     string   `json:"region,omitempty"`    // of S3; empty means us-east-1
 }
 
 // NoEngine is the engine of an appliance without Kubernetes.

@@ -47,10 +47,23 @@ type Alert struct {
 	Since    time.Time `json:"since"`
 }
 
-// BackupServer is a directory on a server, and the key that it must let in.
+// BackupServer is a place on a server, and what it lets the node in by.
 type BackupServer struct {
-	URL string `json:"url"`
-	Key string `json:"key"` // a line of authorized_keys
+	URL       string `json:"url"`
+	Key       string `json:"key,omitempty"`       // of SFTP: the line of authorized_keys that it must have
+	AccessKey string `json:"accessKey,omitempty"` // of S3: the name of the node's access key
+	Missing   string `json:"missing,omitempty"`   // of S3: what to do where the node has none
+}
+
+// Text gives k for people.
+func (k BackupServer) Text() string {
+	switch {
+	case k.Key != "":
+		return fmt.Sprintf("backups go to %s, which must let in this key:\n%s", k.URL, k.Key)
+	case k.AccessKey != "":
+		return fmt.Sprintf("backups go to %s, with the access key %s", k.URL, k.AccessKey)
+	}
+	return fmt.Sprintf("NO BACKUPS: they go to %s, and there are no credentials for it\nhint: %s", k.URL, k.Missing)
 }
 
 // Outside is what of the node reached beyond the site in this boot.
@@ -69,6 +82,8 @@ type Backup struct {
 	Bytes   int64     `json:"bytes"` // of the file
 	State   int64     `json:"state"` // bytes of the files in it
 	Held    float64   `json:"held"`  // seconds for which the site stood still
+	// NotRemoved is why old ones stay that should not.
+	NotRemoved string `json:"notRemoved,omitempty"`
 }
 
 // UpdateState is how the node stands to its releases.
@@ -279,7 +294,7 @@ func Text(s Status) string {
 		fmt.Fprintf(&b, "alert since %s: %s: %s\n", x.Since.UTC().Format(time.RFC3339), x.Name, x.Summary)
 	}
 	if k := s.BackupServer; k != nil {
-		fmt.Fprintf(&b, "backups go to %s, which must let in this key: %s\n", k.URL, k.Key)
+		fmt.Fprintf(&b, "%s\n", strings.Replace(k.Text(), ":\n", ": ", 1))
 	}
 	for _, f := range s.Faults {
 		fmt.Fprintf(&b, "fault: %s\n", f)
