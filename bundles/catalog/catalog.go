@@ -177,6 +177,9 @@ type Offer struct {
 	Generate map[string]int `json:"generate,omitempty"`
 	// Share names a secret of the component, of which clients get the keys.
 	Share *Share `json:"share,omitempty"`
+	// Words are those in its Jobs, beside CLIENT, that stand for what each
+	// client says of itself.
+	Words []string `json:"words,omitempty"`
 }
 
 // Share is a part of a secret.
@@ -190,6 +193,8 @@ type Use struct {
 	Component string `json:"component"`
 	Offer     string `json:"offer"`
 	Secret    string `json:"secret,omitempty"` // its name in the namespace of the one that uses it, if it gets one
+	// Words are what stands in the Jobs for each of the offer's words.
+	Words map[string]string `json:"words,omitempty"`
 
 	late bool // not waited for
 }

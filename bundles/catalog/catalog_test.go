@@ -64,7 +64,11 @@ func TestEveryRecipeIsUsedAndFormatted(t *testing.T) {
 			used[[2]string{p.Recipe, p.Program}] = true
 		}
 		for _, im := range c.Images {
-			for _, p := range im.Source.Go {
+			programs := im.Source.Go
+			if im.Upstream.Add != nil {
+				programs = slices.Concat(programs, im.Upstream.Add.Go)
+			}
+			for _, p := range programs {
 				used[[2]string{p.Recipe, p.Program}] = true
 			}
 		}

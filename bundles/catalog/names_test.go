@@ -21,8 +21,8 @@ func TestNamesAreThePlatforms(t *testing.T) {
 			spec, _ := o.Data["spec"].(map[string]any)
 			switch o.Kind {
 			case "Ingress":
-				for _, r := range spec["rules"].([]any) {
-					hosts[r.(map[string]any)["host"].(string)] = true
+				for _, h := range o.hosts() {
+					hosts[h] = true
 				}
 			case "Certificate":
 				for _, name := range spec["dnsNames"].([]any) {

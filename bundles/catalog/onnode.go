@@ -67,7 +67,7 @@ func checkOnNode(c Component, all []Component, fault func(string, ...any)) {
 			fault("node: signIn needs an issuer below https://….DOMAIN and an audience, not %q and %q", s.Issuer, s.Audience)
 		}
 	}
-	if (c.Node.Registry != "" || c.Node.SignIn != nil) && !slices.ContainsFunc(c.After, func(n string) bool { return offersAuthority(n, all) }) {
+	if (c.Node.Registry != "" || c.Node.SignIn != nil) && !slices.ContainsFunc(slices.Concat(c.After, c.AllNeeds()), func(n string) bool { return offersAuthority(n, all) }) {
 		fault("node: nobody that it comes after has an authority for the node, and without one its certificate is not trusted")
 	}
 }

@@ -40,6 +40,13 @@ func (s Site) Of(all []Component) []Component {
 			}
 			out[i].Secrets[j].Pairs = pairs
 		}
+		out[i].Uses = slices.Clone(c.Uses)
+		for j, u := range c.Uses {
+			out[i].Uses[j].Words = map[string]string{}
+			for w, said := range u.Words {
+				out[i].Uses[j].Words[w] = string(siteWord.ReplaceAllFunc([]byte(said), word))
+			}
+		}
 		out[i].Node = c.Node.of(word)
 	}
 	return out

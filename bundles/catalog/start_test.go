@@ -258,7 +258,7 @@ func buildProgram(t *testing.T, name, program string) string {
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("no go command to compile with")
 	}
-	b, err := exec.Command("go", "env", "GOROOT", "GOCACHE").Output()
+	b, err := exec.Command("go", "env", "GOROOT", "GOCACHE", "GOMODCACHE").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +269,7 @@ func buildProgram(t *testing.T, name, program string) string {
 	}
 	for _, r := range recipes {
 		if r.Name == name {
-			paths, err := gobuild.Build(t.Context(), r, gobuild.Inputs{GoRoot: env[0], BuildCache: env[1], ModCache: t.TempDir(), OutDir: t.TempDir()}, nil)
+			paths, err := gobuild.Build(t.Context(), r, gobuild.Inputs{GoRoot: env[0], BuildCache: env[1], ModCache: env[2], OutDir: t.TempDir()}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -18,7 +18,12 @@ import (
 // runs for.
 const client = "CLIENT"
 
-var clientWord = regexp.MustCompile(`\b` + client + `\b`)
+var (
+	clientWord = regexp.MustCompile(`\b` + client + `\b`)
+	wordForm   = regexp.MustCompile(`^[A-Z]{3,}$`)
+	// What stands for a word may stand in YAML and in an argument as it is.
+	saidForm = regexp.MustCompile(`^[A-Za-z0-9:/._-]+$`)
+)
 
 // AllNeeds are the components that must be ready before c is applied: those
 // that it names and those whose offers it uses and waits for.
@@ -102,6 +107,9 @@ func wire(c, p Component, o Offer, u Use) (wired Component, hook []File) {
 	forClient := func(name string) []File {
 		h := p.Hooks[name]
 		h.Data = clientWord.ReplaceAll(h.Data, []byte(c.Name))
+		for word, said := range u.Words {
+			h.Data = regexp.MustCompile(`\b`+word+`\b`).ReplaceAllLiteral(h.Data, []byte(said))
+		}
 		return []File{h}
 	}
 	if c.Rollback == Restore && o.Dump != "" {
@@ -203,6 +211,11 @@ func checkShape(c Component, all []Component, fault func(string, ...any)) {
 				}
 			}
 		}
+		for _, w := range o.Words {
+			if !wordForm.MatchString(w) || slices.Contains([]string{client, "DOMAIN", "ADDRESS"}, w) || !bytes.Contains(c.Hooks[o.Hook].Data, []byte(w)) {
+				fault("offer %s: %q is no word of capitals in its hook", o.Name, w)
+			}
+		}
 		if (o.Dump == "") != (o.Restore == "") || o.Dump != "" && o.Hook == "" {
 			fault("offer %s: dump and restore are for a hook, and both or none", o.Name)
 		}
@@ -232,6 +245,14 @@ func checkShape(c Component, all []Component, fault func(string, ...any)) {
 		dumped = dumped || o.Dump != ""
 		if !ok {
 			fault("it uses %s of %s, which nothing offers", u.Offer, u.Component)
+		}
+		if said := slices.Sorted(maps.Keys(u.Words)); ok && !slices.Equal(said, slices.Sorted(slices.Values(o.Words))) {
+			fault("to use %s of %s it has to say %q, and says %q", u.Offer, u.Component, o.Words, said)
+		}
+		for w, said := range u.Words {
+			if !saidForm.MatchString(said) {
+				fault("to use %s of %s: %s is %q; want letters, digits and : / . _ -", u.Offer, u.Component, w, said)
+			}
 		}
 		if gets := o.Share != nil || len(o.Generate) > 0; gets != (u.Secret != "") || c.Namespace == "" {
 			fault("to use %s of %s it needs a namespace and, if it gets one, a name for the secret", u.Offer, u.Component)

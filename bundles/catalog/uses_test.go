@@ -84,6 +84,24 @@ func TestWire(t *testing.T) {
 	}
 }
 
+// A client says its own for the words of an offer, and of the site's.
+func TestWords(t *testing.T) {
+	p := provider()
+	p.Offers[0].Words = []string{"BACK"}
+	p.Hooks["database.yaml"] = File{"db/hooks/database.yaml", []byte(strings.Replace(hook, "[/make, CLIENT]", "[/make, CLIENT, BACK, BACKWARDS]", 1))}
+	web := Component{Name: "web", Namespace: "web", Uses: []Use{{Component: "db", Offer: "database", Secret: "s", Words: map[string]string{"BACK": "https://web.DOMAIN/back"}}}}
+	all, err := Wire(Site{Domain: "demo.example"}.Of([]Component{p, web}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(all[1].hooks[0].Data); !strings.Contains(got, "[/make, web, https://web.demo.example/back, BACKWARDS]") {
+		t.Errorf("the hook is %s", got)
+	}
+	if web.Uses[0].Words["BACK"] != "https://web.DOMAIN/back" {
+		t.Error("what was given is changed")
+	}
+}
+
 func TestBadShapes(t *testing.T) {
 	const good = "name: a\ndescription: A.\nnamespace: db\n"
 	const image = "images:\n  - name: example.org/db:1\n    source: {debs: [a], user: \"1:1\", cmd: [/a]}\n"
@@ -98,6 +116,10 @@ func TestBadShapes(t *testing.T) {
 		{"one hook for all", good + offer + image, strings.Replace(hook, "name: database-CLIENT", "name: database", 1), "CLIENT in its name"},
 		{"a foreign image in a hook", good + offer, hook, "not an image of the release"},
 		{"an offer that is not there", good + "uses: [{component: a, offer: x, secret: s}]\n", "", "which nothing offers"},
+		{"a word that its hook has not", good + image + "offers: [{name: database, hook: database.yaml, words: [BACK]}]\n", hook, `"BACK" is no word of capitals in its hook`},
+		{"a word of the site's", good + image + "offers: [{name: database, hook: database.yaml, words: [CLIENT]}]\n", hook, `"CLIENT" is no word`},
+		{"a word unsaid", good + image + "offers: [{name: database, hook: database.yaml, words: [BACK]}]\nuses: [{component: a, offer: database}]\n", strings.Replace(hook, "/make", "/BACK", 1), `has to say ["BACK"], and says []`},
+		{"a word with a quote", good + image + "offers: [{name: database, hook: database.yaml, words: [BACK]}]\nuses: [{component: a, offer: database, words: {BACK: 'a\"b'}}]\n", strings.Replace(hook, "/make", "/BACK", 1), `BACK is "a\"b"`},
 		{"another word for rollback", good + "rollback: maybe\n", "", `rollback is "maybe"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -101,7 +101,11 @@ func (a *app) load() (inputs, error) {
 	if in.components, err = catalog.Sized(in.components, in.site.Size); err != nil {
 		return in, err
 	}
-	if in.components, err = catalog.Wire(in.words().Of(in.components)); err != nil {
+	in.components = in.words().Of(in.components)
+	if err := catalog.OneAName(in.components); err != nil {
+		return in, err
+	}
+	if in.components, err = catalog.Wire(in.components); err != nil {
 		return in, err
 	}
 	if err := in.engineVersion(); err != nil {

@@ -41,7 +41,14 @@ func TestPlatform(t *testing.T) {
 	if c, err := (&app{Host: System()}).mavenClient(overlays.Site{}); err != nil || len(c.Repositories) == 0 {
 		t.Skipf("no Maven repository: %v", err)
 	}
-	p := platform(t, "postgresql", "keycloak", "registry")
+	b := siteOf(t, "postgresql", "keycloak", "registry")
+	// One to which people come by browser.
+	b.in.components = append(b.in.components, catalog.Component{Name: "web", Namespace: "web", Uses: []catalog.Use{{Component: "keycloak", Offer: "sign-in",
+		Secret: "sign-in", Words: map[string]string{"REDIRECT": "https://web.source.example/back"}}}})
+	wired, err := catalog.Wire(b.in.components)
+	must(t, err)
+	b.in.components = wired
+	p := b.pods(t)
 	p.certificate(t, "postgresql", "postgresql")
 	p.front(t)
 	postgres := p.start("StatefulSet", "postgresql", "postgresql")
@@ -66,6 +73,10 @@ func TestPlatform(t *testing.T) {
 	p.addUser(t, "dev", password, "developer")
 	p.addUser(t, "other", password, "developer")
 	p.token(t)
+	for range 2 {
+		p.hook(t, "keycloak", "sign-in-web")
+	}
+	p.signIn(t)
 
 	registry := p.start("Deployment", "registry", "registry")
 	registry.until(t.Context(), 5*time.Minute, "ready", func() bool {
@@ -94,6 +105,37 @@ func TestPlatform(t *testing.T) {
 		t.Error("the realm was imported again")
 	}
 	p.token(t)
+}
+
+// signIn sees that the client web is known by its secret, sends people back to
+// its own address and nowhere else, wants PKCE, and takes no password.
+func (p *pods) signIn(t *testing.T) {
+	t.Helper()
+	secret := p.secrets["web/sign-in"]["secret"]
+	const at, back = "/realms/site/protocol/openid-connect", "https://web.source.example/back"
+	for _, c := range []struct {
+		what, want string
+		form       map[string]string
+	}{
+		{"a code that is none", "Code not valid", map[string]string{"grant_type": "authorization_code", "code": "x", "redirect_uri": back, "client_secret": secret}},
+		{"another secret", "unauthorized_client", map[string]string{"grant_type": "authorization_code", "code": "x", "redirect_uri": back, "client_secret": strings.Repeat("x", 48)}},
+		{"a password", "unauthorized_client", map[string]string{"grant_type": "password", "username": "dev", "password": password, "client_secret": secret}},
+	} {
+		c.form["client_id"] = "web"
+		if answer, _ := p.call(t, "", at+"/token", c.form); !strings.Contains(answer, c.want) {
+			t.Errorf("%s: the answer is %s, want %s", c.what, answer, c.want)
+		}
+	}
+	ask := at + "/auth?client_id=web&response_type=code&scope=openid+offline_access&redirect_uri="
+	for query, code := range map[string]string{
+		back + "&code_challenge_method=S256&code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM":                          "200",
+		"https://web.source.example/other&code_challenge_method=S256&code_challenge=E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM": "400",
+		back: "302", // sent back with an error
+	} {
+		if answer, got := p.call(t, "", ask+query, nil); got != code {
+			t.Errorf("asked with %s, the answer is %s, want %s: %s", query, got, code, answer)
+		}
+	}
 }
 
 func (p *pods) keycloakReady(t *testing.T, k *running) time.Duration {

@@ -65,6 +65,7 @@ type container struct {
 		Name, MountPath string
 		ReadOnly        bool
 	}
+	ReadinessProbe struct{ Exec struct{ Command []string } }
 }
 
 type envVar struct {
@@ -100,7 +101,7 @@ type secretVolume struct {
 const nodeName = "node-1"
 
 // hosts is what the cluster's names lead to here.
-const hosts = "127.0.0.1 localhost postgresql.postgresql.svc.cluster.local keycloak.keycloak.svc.cluster.local registry.registry.svc.cluster.local minio.minio.svc.cluster.local loki.loki.svc.cluster.local alertmanager.monitoring.svc.cluster.local cert-manager.certificates.svc.cluster.local id.source.example registry.source.example\n"
+const hosts = "127.0.0.1 localhost postgresql.postgresql.svc.cluster.local keycloak.keycloak.svc.cluster.local registry.registry.svc.cluster.local minio.minio.svc.cluster.local valkey.valkey.svc.cluster.local loki.loki.svc.cluster.local alertmanager.monitoring.svc.cluster.local cert-manager.certificates.svc.cluster.local id.source.example registry.source.example\n"
 
 // hostsFile knows the host's own name too, as a pod's does.
 func hostsFile(t *testing.T) []byte {

@@ -109,6 +109,7 @@ func TestPlatform(t *testing.T) {
 	const dns, storage, db = "kube-system/coredns", "local-path-storage/local-volumes", "postgresql/postgresql"
 	const objects, logs, measures, alerts = "minio/minio", "loki/loki", "monitoring/prometheus", "monitoring/alertmanager"
 	const certs, front, id, images = "certificates/cert-manager", "ingress/traefik", "keycloak/keycloak", "registry/registry"
+	const core, jobs, blobs, pages, queue = "harbor/core", "harbor/jobservice", "harbor/registry", "harbor/portal", "valkey/valkey"
 	for _, c := range []struct {
 		from, to string
 		protocol corev1.Protocol
@@ -135,6 +136,35 @@ func TestPlatform(t *testing.T) {
 		{"users/app", dns, tcp, 8080, false},
 		{dns, node, tcp, 6443, true},
 		{dns, node, tcp, 10250, false},
+		{front, core, tcp, 8080, true},
+		{front, pages, tcp, 8080, true},
+		{front, blobs, tcp, 5000, false}, // core alone says who may
+		{front, jobs, tcp, 8080, false},
+		{core, db, tcp, 5432, true},
+		{core, queue, tcp, 6379, true},
+		{core, blobs, tcp, 5000, true},
+		{core, blobs, tcp, 8080, true},
+		{core, jobs, tcp, 8080, true},
+		{core, pages, tcp, 8080, true},
+		{core, front, tcp, 8443, true}, // the sign-on by its public name
+		{core, id, tcp, 8080, false},
+		{core, objects, tcp, 9000, false},
+		{core, outside, tcp, 443, false},
+		{jobs, core, tcp, 8080, true},
+		{jobs, db, tcp, 5432, true},
+		{jobs, queue, tcp, 6379, true},
+		{jobs, blobs, tcp, 5000, true},
+		{jobs, outside, tcp, 443, false},
+		{blobs, objects, tcp, 9000, true},
+		{blobs, queue, tcp, 6379, true},
+		{blobs, dns, udp, 1053, true},
+		{blobs, db, tcp, 5432, false},
+		{pages, dns, udp, 1053, false},
+		{pages, core, tcp, 8080, false},
+		{"another/component", core, tcp, 8080, false},
+		{"another/component", queue, tcp, 6379, true},
+		{"users/app", queue, tcp, 6379, false},
+		{queue, dns, udp, 1053, false},
 		{certs, node, tcp, 6443, true},
 		{certs, dns, udp, 1053, false},
 		{"another/component", certs, tcp, 9402, true},
