@@ -25,8 +25,7 @@ import (
 
 const usage = `usage:
   holdfast-registry store --dir DIR --listen ADDRESS --tokens DIR
-  holdfast-registry forward --to URL --listen ADDRESS --tokens DIR
-`
+  holdfast-registry forward --to URL --listen ADDRESS --tokens DIR`
 
 // Main runs the program until ctx ends, and returns its exit code.
 func Main(ctx context.Context, args []string, stderr io.Writer) int {
@@ -48,8 +47,11 @@ func run(ctx context.Context, args []string, log *slog.Logger) error {
 	to := f.String("to", "", "the store's address")
 	listen := f.String("listen", "", "where to listen")
 	tokens := f.String("tokens", "", "the directory of the tokens")
-	if err := f.Parse(args[1:]); err != nil || f.NArg() > 0 {
-		return fmt.Errorf("cannot start: wrong arguments: %w\n%s", err, usage)
+	if err := f.Parse(args[1:]); err != nil {
+		return fmt.Errorf("cannot start: %w\n%s", err, usage)
+	}
+	if f.NArg() > 0 {
+		return fmt.Errorf("cannot start: too many arguments: %q\n%s", f.Args(), usage)
 	}
 	var h http.Handler
 	switch args[0] {
