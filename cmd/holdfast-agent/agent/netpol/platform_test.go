@@ -109,7 +109,7 @@ func TestPlatform(t *testing.T) {
 	const dns, storage, db = "kube-system/coredns", "local-path-storage/local-volumes", "postgresql/postgresql"
 	const objects, logs, measures, alerts = "minio/minio", "loki/loki", "monitoring/prometheus", "monitoring/alertmanager"
 	const certs, front, id, images = "certificates/cert-manager", "ingress/traefik", "keycloak/keycloak", "registry/registry"
-	const core, jobs, blobs, pages, queue = "harbor/core", "harbor/jobservice", "harbor/registry", "harbor/portal", "valkey/valkey"
+	const core, jobs, blobs, pages, queue, graphs = "harbor/core", "harbor/jobservice", "harbor/registry", "harbor/portal", "valkey/valkey", "grafana/grafana"
 	for _, c := range []struct {
 		from, to string
 		protocol corev1.Protocol
@@ -136,6 +136,15 @@ func TestPlatform(t *testing.T) {
 		{"users/app", dns, tcp, 8080, false},
 		{dns, node, tcp, 6443, true},
 		{dns, node, tcp, 10250, false},
+		{front, graphs, tcp, 3000, true},
+		{graphs, logs, tcp, 3101, true},
+		{graphs, logs, tcp, 3100, false}, // it only reads
+		{graphs, measures, tcp, 9090, true},
+		{graphs, alerts, tcp, 9093, false},
+		{graphs, db, tcp, 5432, true},
+		{graphs, front, tcp, 8443, true},
+		{graphs, outside, tcp, 443, false},
+		{"another/component", graphs, tcp, 3000, false},
 		{front, core, tcp, 8080, true},
 		{front, pages, tcp, 8080, true},
 		{front, blobs, tcp, 5000, false}, // core alone says who may
