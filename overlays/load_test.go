@@ -293,7 +293,7 @@ func TestReferenceProfile(t *testing.T) {
 			t.Errorf("%s is of origin %s", c.Name, c.Origin)
 		}
 	}
-	for _, n := range []string{"registry", "keycloak", "postgresql", "minio", "loki", "certificates", "ingress", "collector", "monitoring"} {
+	for _, n := range []string{"harbor", "keycloak", "postgresql", "minio", "loki", "certificates", "ingress", "collector", "monitoring", "grafana"} {
 		if !slices.Contains(names, n) {
 			t.Errorf("no %s", n)
 		}
