@@ -1,6 +1,10 @@
 package catalog
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
 	"net"
 	"os"
 	"os/exec"
@@ -63,6 +67,30 @@ func TestHarborStart(t *testing.T) {
 	hash, ok := strings.CutPrefix(strings.TrimSpace(string(b)), "harbor:")
 	if err := bcrypt.CompareHashAndPassword([]byte(hash), []byte(secret)); !ok || err != nil {
 		t.Errorf("the file of passwords has %s: %v", b, err)
+	}
+
+	// The key that tokens are signed with, in the form that Harbor reads.
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, dir+"/tls.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), 0o600)
+	out, err = run("TOKEN_KEY="+dir+"/tls.key", "TOKEN_PRIVATE_KEY_PATH="+dir+"/token.key")
+	if err != nil || strings.Contains(out, "TOKEN_KEY") || !strings.Contains(out, "TOKEN_PRIVATE_KEY_PATH="+dir+"/token.key\n") {
+		t.Errorf("%v: %s", err, out)
+	}
+	b, err = os.ReadFile(dir + "/token.key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if block, _ := pem.Decode(b); block == nil || block.Type != "RSA PRIVATE KEY" {
+		t.Errorf("the key is %s", b[:30])
+	} else if same, err := x509.ParsePKCS1PrivateKey(block.Bytes); err != nil || !same.Equal(key) {
+		t.Errorf("another key: %v", err)
 	}
 
 	// All faults at once, and nothing is started.
