@@ -100,6 +100,17 @@ func (f faulty) up(t *testing.T, ahead time.Duration, asked bool, args ...string
 	t.Logf("healthy after %.0f s", time.Since(start).Seconds())
 }
 
+// isUp starts the site, with the row that is looked for later, if no step before
+// did.
+func (f faulty) isUp(t *testing.T) {
+	t.Helper()
+	if vm, err := lab.Open(filepath.Join(f.site, "out", "lab")); err == nil && vm.Running() {
+		return
+	}
+	f.up(t, 0, false, "--fresh")
+	psql(t, f.site, "create table kept (word text); insert into kept values ('holdfast')")
+}
+
 func (f faulty) types(t *testing.T, vm *lab.VM, text string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -263,6 +274,7 @@ func (f faulty) current(t *testing.T, ahead time.Duration) {
 
 // A secret that somebody removed is there again without anybody's doing.
 func (f faulty) secretMissing(t *testing.T) {
+	f.isUp(t)
 	f.kubectl(t, "delete", "secret", "-n", "loki", "objects")
 	f.kubectl(t, "delete", "pod", "-n", "loki", "loki-0")
 	f.says(t, "loki", `secret "objects" not found|references non-existent secret`)
@@ -271,6 +283,7 @@ func (f faulty) secretMissing(t *testing.T) {
 }
 
 func (f faulty) secretWrong(t *testing.T) {
+	f.isUp(t)
 	f.kubectl(t, "patch", "secret", "-n", "loki", "objects", "-p", `{"data":{"secretKey":"d3JvbmdCdXRMb25nRW5vdWdoRm9yQUtleTEyMzQ1Njc="}}`)
 	f.kubectl(t, "delete", "pod", "-n", "loki", "loki-0")
 	f.says(t, "loki", "403|SignatureDoesNotMatch")
@@ -280,6 +293,7 @@ func (f faulty) secretWrong(t *testing.T) {
 
 // The store is there, and nobody finds the way to it.
 func (f faulty) storeUnreachable(t *testing.T) {
+	f.isUp(t)
 	f.kubectl(t, "delete", "service", "-n", "minio", "minio")
 	f.kubectl(t, "delete", "pod", "-n", "loki", "loki-0")
 	f.says(t, "loki", `minio\.minio\.svc`)
@@ -289,6 +303,7 @@ func (f faulty) storeUnreachable(t *testing.T) {
 
 // A full disk: the kubelet ends pods, and the site comes back once there is room.
 func (f faulty) diskFull(t *testing.T) {
+	f.isUp(t)
 	f.onNode(t, `set -- $(stat -f -c "%a %S" /var); fallocate -l $(( $1 * $2 - 700 * 1048576 )) /var/full`)
 	f.warns(t, `^disk: /var has 0 of \d+ GiB free`)
 	f.says(t, "postgresql", `Evicted|disk|ephemeral-storage`)
@@ -299,6 +314,7 @@ func (f faulty) diskFull(t *testing.T) {
 
 // The site was off until after the certificates of its services had ended.
 func (f faulty) certificatesOver(t *testing.T) {
+	f.isUp(t)
 	run(t, f.site, "lab", "down")
 	const off = 100 * 24 * time.Hour
 	f.up(t, off, false)
