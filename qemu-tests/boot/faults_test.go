@@ -305,7 +305,7 @@ func (f faulty) storeUnreachable(t *testing.T) {
 func (f faulty) diskFull(t *testing.T) {
 	f.isUp(t)
 	f.onNode(t, `set -- $(stat -f -c "%a %S" /var); fallocate -l $(( $1 * $2 - 700 * 1048576 )) /var/full`)
-	f.warns(t, `^disk: /var has 0 of \d+ GiB free`)
+	f.warns(t, `^disk: /var has \d of \d+ GiB free`)
 	f.says(t, "postgresql", `Evicted|disk|ephemeral-storage`)
 	f.onNode(t, "rm /var/full")
 	f.healthy(t, 40*time.Minute)
