@@ -187,6 +187,17 @@ esac
 	}
 	starts("after a failure", strings.Replace(built, "original", "newer", 1), true)
 
+	// A database that cannot be asked is named, and its password is not.
+	cmd := exec.Command(program, dir+"/java", "main", "start", "--optimized")
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "REALM=" + dir + "/realm.json", "REALM_IMPORT=" + dir + "/import.json",
+		"AUGMENT_FROM=" + dir + "/original", "AUGMENT_TO=" + dir + "/server", "AUGMENT_OPTIONS=--db=postgres  --features=docker",
+		"TABLES=" + dir + "/realm.json", "KC_DB_URL_HOST=127.0.0.1:1", "KC_DB_URL_DATABASE=keycloak", "KC_DB_USERNAME=keycloak", "KC_DB_PASSWORD_FILE=" + dir + "/password",
+		"KC_DB_URL_PROPERTIES=?sslmode=verify-full&sslrootcert=system"}
+	if b, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(b), "cannot make the tables") || !strings.Contains(string(b), "127.0.0.1:1") ||
+		strings.Contains(string(b), "started") || strings.Contains(string(b), "secret") {
+		t.Errorf("without its database: %v: %s", err, b)
+	}
+
 	// What is copied takes the place of what was there, and nothing is no server.
 	copies := func(from string) (string, error) {
 		b, err := exec.Command(program, "copy", dir+from, dir+"/server").CombinedOutput()

@@ -192,8 +192,13 @@ func versions(t *testing.T, site string) {
 // psql asks the site's database as its owner, through its own socket.
 func psql(t *testing.T, site, query string) string {
 	t.Helper()
-	return run(t, site, "lab", "kubectl", "exec", "-n", "postgresql", "postgresql-0", "--",
-		"psql", "-h", "/run/postgresql", "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-At", "-c", query).stdout
+	return run(t, site, psqlArgs("postgres", query)...).stdout
+}
+
+// psqlArgs are holdfast's, for a query of a database of the site.
+func psqlArgs(database, query string) []string {
+	return []string{"lab", "kubectl", "exec", "-n", "postgresql", "postgresql-0", "--",
+		"psql", "-h", "/run/postgresql", "-U", "postgres", "-d", database, "-v", "ON_ERROR_STOP=1", "-At", "-c", query}
 }
 
 // secretsStay looks for each secret that the cluster holds in what the node

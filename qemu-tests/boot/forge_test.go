@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,6 +27,8 @@ type forgery struct {
 	node    map[string]any     // node.json
 	keys    string             // the directory whose keys sign it
 	spoil   func(image []byte) // changes the kernel image, before it is signed
+
+	manifests func(component, text string) string // changes a file of a component's
 }
 
 // forge makes another release out of a built site's, changed, and returns its
@@ -47,6 +50,8 @@ func forge(t *testing.T, site, name string, number uint64, change func(*forgery)
 		cmdline: strings.Replace(strings.TrimRight(string(part(".cmdline")), "\x00\n"), releaseArg(old), releaseArg(number), 1),
 		keys:    site,
 		spoil:   func([]byte) {},
+
+		manifests: func(_, text string) string { return text },
 	}
 	f.facts.Release = number
 	must(t, json.Unmarshal(blobOf(t, v, bundles.PartSite, bundles.NodeJSON), &f.node))
@@ -92,7 +97,11 @@ func forge(t *testing.T, site, name string, number uint64, change func(*forgery)
 		in.OS = append(in.OS, file)
 	}
 	for _, c := range v.Components() {
-		in.Manifests = append(in.Manifests, bundles.ComponentManifests{Component: c, Files: v.Files(bundles.PartManifests, c)})
+		files := slices.Clone(v.Files(bundles.PartManifests, c))
+		for i, file := range files {
+			files[i].Content = put([]byte(f.manifests(c, string(readBlob(t, v, file.Content)))))
+		}
+		in.Manifests = append(in.Manifests, bundles.ComponentManifests{Component: c, Files: files})
 	}
 	return signAndPack(t, s, in, f.keys, name)
 }
@@ -140,7 +149,12 @@ func blobOf(t *testing.T, v *bundles.Verified, part, title string) []byte {
 	if !ok {
 		t.Fatalf("the release has no %s", title)
 	}
-	r, err := v.OpenBlob(f.Content)
+	return readBlob(t, v, f.Content)
+}
+
+func readBlob(t *testing.T, v *bundles.Verified, c store.Content) []byte {
+	t.Helper()
+	r, err := v.OpenBlob(c)
 	must(t, err)
 	defer r.Close()
 	b, err := io.ReadAll(r)

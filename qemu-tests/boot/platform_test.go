@@ -27,7 +27,8 @@ import (
 // TestPlatformSite boots a site with all that the catalog has for people, and
 // uses it from outside by its public names: sign-on, the API, the registry, a pod
 // from an image of that registry, its line in the logs, objects. Then every pod of
-// the platform goes once, the node reboots, and the disk is lost and restored.
+// the platform goes once, two updates come, of which the second goes back, the
+// node reboots, and the disk is lost and restored.
 func TestPlatformSite(t *testing.T) {
 	longtest.Begin(t, "qemu-system-x86_64", "qemu-img", "skopeo", "tar", "curl")
 	if os.Getenv("HOLDFAST_LONG") == "" {
@@ -58,18 +59,25 @@ func TestPlatformSite(t *testing.T) {
 	usePlatform(t, o)
 	t.Run("EveryPodOnce", o.everyPodOnce)
 	t.Run("DatabaseUnreachable", o.databaseUnreachable)
-	start := time.Now()
-	run(t, site, "lab", "reboot", "--wait")
-	t.Logf("reboot to healthy: %.0f s", time.Since(start).Seconds())
-	t.Run("AfterReboot", o.stillThere)
+	t.Run("Reboot", func(t *testing.T) {
+		start := time.Now()
+		run(t, site, "lab", "reboot", "--wait")
+		t.Logf("reboot to healthy: %.0f s", time.Since(start).Seconds())
+		o.stillThere(t)
+	})
+	t.Run("Updates", o.updates)
 	backup := filepath.Join(t.TempDir(), "site.holdfast-backup")
-	run(t, site, "lab", "backup", backup)
-	vm, err := lab.Open(filepath.Join(site, "out", "lab"))
-	must(t, err)
-	run(t, site, "lab", "down")
-	t.Run("Wire", func(t *testing.T) { nothingLeft(t, vm) })
-	o = up("--fresh", "--restore", backup)
-	t.Run("AfterRestore", o.stillThere)
+	t.Run("Backup", func(t *testing.T) { run(t, site, "lab", "backup", backup) })
+	t.Run("Wire", func(t *testing.T) {
+		vm, err := lab.Open(filepath.Join(site, "out", "lab"))
+		must(t, err)
+		run(t, site, "lab", "down")
+		nothingLeft(t, vm)
+	})
+	t.Run("Restore", func(t *testing.T) {
+		o := up("--fresh", "--restore", backup)
+		o.stillThere(t)
+	})
 }
 
 const platformComponents = `components:

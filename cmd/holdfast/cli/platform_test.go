@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"maps"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -62,8 +63,19 @@ func TestPlatform(t *testing.T) {
 	for range 2 {
 		p.hook(t, "postgresql", "database-keycloak")
 	}
+	rows := p.ownTables(t)
+	p.hook(t, "postgresql", "database-keycloak")
 	keycloak := p.start("Deployment", "keycloak", "keycloak")
-	t.Logf("Keycloak's first start, with its tables: %v", p.keycloakReady(t, keycloak))
+	t.Logf("Keycloak's first start on an empty database: %v", p.keycloakReady(t, keycloak))
+	if !strings.Contains(keycloak.said(), "keycloak-start: made the tables in ") || strings.Contains(keycloak.said(), "Initializing database schema") {
+		t.Errorf("Keycloak made its tables by itself:\n%s", keycloak.said())
+	}
+	if strings.Contains(keycloak.said(), "ARJUNA") {
+		t.Errorf("Keycloak cannot write its log of transactions:\n%s", keycloak.said())
+	}
+	if got := p.rows(t); !maps.Equal(got, rows) {
+		t.Errorf("its tables have the rows %v, and where it made them by itself %v", got, rows)
+	}
 	for _, secret := range p.secrets {
 		for key, text := range secret {
 			if key != "tls.crt" && (strings.Contains(keycloak.said(), text) || strings.Contains(postgres.said(), text)) {
