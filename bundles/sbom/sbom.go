@@ -28,6 +28,7 @@ type Kind string
 const (
 	Deb     Kind = "deb"
 	APK     Kind = "apk"
+	RPM     Kind = "rpm"
 	Golang  Kind = "golang"
 	Maven   Kind = "maven"
 	File    Kind = "file"
@@ -37,7 +38,7 @@ const (
 
 // purposes is SPDX's word for each kind.
 var purposes = map[Kind]string{
-	Deb: "LIBRARY", APK: "LIBRARY", Golang: "LIBRARY", Maven: "LIBRARY", File: "FILE", Image: "CONTAINER", Release: "OPERATING-SYSTEM",
+	Deb: "LIBRARY", APK: "LIBRARY", RPM: "LIBRARY", Golang: "LIBRARY", Maven: "LIBRARY", File: "FILE", Image: "CONTAINER", Release: "OPERATING-SYSTEM",
 }
 
 // Unknown is SPDX's word for what is not known.

@@ -3,6 +3,7 @@ package inventory
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"path"
 	"regexp"
 	"strings"
@@ -24,29 +25,34 @@ func isAPK(name string) bool {
 	return name == "lib/apk/db/installed" || name == "usr/lib/apk/db/installed"
 }
 
+// isRPM reports whether the file is a database of rpm as SQLite has it, which is
+// its only form since 2020.
+func isRPM(name string) bool {
+	return name == "var/lib/rpm/rpmdb.sqlite" || name == "usr/lib/sysimage/rpm/rpmdb.sqlite" || name == "usr/share/rpm/rpmdb.sqlite"
+}
+
 // wanted reports whether the file is read whole.
 func wanted(name string) bool {
 	inDirectory := path.Dir(name)+"/" == dpkgDirectory && !strings.HasSuffix(name, ".md5sums")
-	return name == dpkgStatus || inDirectory || isRelease(name) || isAPK(name)
+	return name == dpkgStatus || inDirectory || isRelease(name) || isAPK(name) || isRPM(name)
 }
 
 // unread says what a database is that nothing here reads.
 func unread(name string) string {
-	switch path.Dir(name) {
-	case "var/lib/rpm", "usr/lib/sysimage/rpm", "usr/share/rpm":
-		switch path.Base(name) {
-		case "Packages", "Packages.db", "rpmdb.sqlite":
-			return "a database of rpm, which is not read"
-		}
+	if base := path.Base(name); isRPM(path.Join(path.Dir(name), "rpmdb.sqlite")) && (base == "Packages" || base == "Packages.db") {
+		return "a database of rpm in an older form, which is not read"
 	}
 	return ""
 }
 
 // parseDatabase reads a database by its name; bad is how many of its entries
-// could not be understood.
-func parseDatabase(name string, data []byte) (ps []Package, bad int) {
-	if isAPK(name) {
+// could not be understood, or 1 where none of it could.
+func parseDatabase(ctx context.Context, name string, data []byte) (ps []Package, bad int) {
+	switch {
+	case isAPK(name):
 		return parseAPK(data)
+	case isRPM(name):
+		return parseRPM(ctx, data)
 	}
 	return parseDpkg(data, name != dpkgStatus)
 }

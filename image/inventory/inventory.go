@@ -1,6 +1,6 @@
 // Package inventory reads what is in a container image that others made, as
-// far as it names itself: the packages in the databases of dpkg and apk, and
-// the modules in the build information of Go programs. Nothing of an image is
+// far as it names itself: the packages in the databases of dpkg, apk and
+// rpm, and the modules in the build information of Go programs. Nothing of an image is
 // run or unpacked to disk, but for one program at a time.
 //
 // Layers come from outside: every read has a limit. Links are not followed; a
@@ -19,7 +19,7 @@ import (
 )
 
 // Version changes whenever the same image may give another result.
-const Version = 1
+const Version = 2
 
 // Contents are what an image says is in it.
 type Contents struct {
@@ -39,13 +39,14 @@ type OS struct {
 const (
 	Deb = "deb"
 	APK = "apk"
+	RPM = "rpm"
 )
 
 // Package is an installed package of a distribution.
 type Package struct {
 	Kind    string `json:"kind"`
 	Name    string `json:"name"`
-	Version string `json:"version"`
+	Version string `json:"version"` // of rpm: [EPOCH:]VERSION-RELEASE
 	Arch    string `json:"arch,omitempty"`
 	Source  string `json:"source,omitempty"` // the source package, if it has another name
 }
@@ -106,7 +107,7 @@ func (r *reader) contents() Contents {
 				c.OS = os
 			}
 		default:
-			ps, bad := parseDatabase(name, f.data)
+			ps, bad := parseDatabase(r.ctx, name, f.data)
 			for _, p := range ps {
 				packages[p] = true
 			}

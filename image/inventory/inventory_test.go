@@ -121,10 +121,6 @@ func TestDatabases(t *testing.T) {
 	if got := names(c); !slices.Equal(got, []string{"apk busybox-binsh 1.36.1-r29", "apk musl 1.2.5-r0"}) || c.OS != (inventory.OS{ID: "alpine", Version: "3.20.1"}) || c.Packages[0].Source != "busybox" {
 		t.Errorf("apk: %q %+v", got, c.OS)
 	}
-	c = contents(t, layer(t, entry{name: "usr/lib/sysimage/rpm/rpmdb.sqlite", text: "SQLite format 3"}))
-	if !slices.Equal(c.Notes, []string{"usr/lib/sysimage/rpm/rpmdb.sqlite: a database of rpm, which is not read"}) {
-		t.Errorf("rpm: %q", c.Notes)
-	}
 	c = contents(t, layer(t, entry{name: "app", text: "#!/bin/sh\n" + strings.Repeat("x", 100)}))
 	if !slices.Equal(c.Notes, []string{"no database of packages and no Go program"}) || len(c.Packages)+len(c.Modules) > 0 {
 		t.Errorf("nothing: %+v", c)

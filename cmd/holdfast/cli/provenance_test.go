@@ -73,6 +73,10 @@ func TestPackageURLs(t *testing.T) {
 	if len(ps) != 1 || ps[0].PURL != "pkg:apk/alpine/musl@1.2.5-r0?arch=x86_64&distro=alpine-3.20.1" {
 		t.Errorf("got %+v", ps)
 	}
+	ps = contentsOf(inventory.Contents{OS: inventory.OS{ID: "rhel", Version: "9.7"}, Packages: []inventory.Package{{Kind: inventory.RPM, Name: "shadow-utils", Version: "2:4.9-12.el9", Arch: "x86_64"}}})
+	if len(ps) != 1 || ps[0].PURL != "pkg:rpm/redhat/shadow-utils@4.9-12.el9?arch=x86_64&distro=rhel-9.7&epoch=2" || ps[0].Version != "2:4.9-12.el9" {
+		t.Errorf("got %+v", ps)
+	}
 }
 
 // The script in docs/provenance.md is the one that provenance.txtar runs.

@@ -101,7 +101,16 @@ func contentsOf(c inventory.Contents) []sbom.Package {
 	for _, p := range c.Packages {
 		one := sbom.Package{Kind: sbom.Kind(p.Kind), Name: p.Name, Version: p.Version, Source: p.Source}
 		if c.OS.ID != "" { // whose package it is belongs to its URL
-			one.PURL = sbom.PURL(p.Kind, c.OS.ID+"/"+p.Name, p.Version, [2]string{"arch", p.Arch}, [2]string{"distro", distro})
+			vendor, version, epoch := c.OS.ID, p.Version, ""
+			if p.Kind == inventory.RPM {
+				if e, rest, ok := strings.Cut(version, ":"); ok {
+					epoch, version = e, rest
+				}
+				if vendor == "rhel" { // purl-spec names its vendor
+					vendor = "redhat"
+				}
+			}
+			one.PURL = sbom.PURL(p.Kind, vendor+"/"+p.Name, version, [2]string{"arch", p.Arch}, [2]string{"distro", distro}, [2]string{"epoch", epoch})
 		}
 		out = append(out, one)
 	}
