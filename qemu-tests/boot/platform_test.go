@@ -339,8 +339,10 @@ func (o others) registry(t *testing.T) {
 		b, err := cmd.CombinedOutput()
 		return string(b), err
 	}
-	if out, err := skopeo("copy", "--dest-creds", "machine:wrong", "oci:"+layout+":it", "docker://"+there); err == nil {
-		t.Errorf("pushed with a wrong password: %s", out)
+	for _, bad := range []string{"machine:wrong", "audit:" + password} {
+		if out, err := skopeo("copy", "--dest-creds", bad, "oci:"+layout+":it", "docker://"+there); err == nil {
+			t.Errorf("pushed as %s: %s", bad, out)
+		}
 	}
 	if out, err := skopeo("copy", "--dest-creds", "machine:"+password, "oci:"+layout+":it", "docker://"+there); err != nil {
 		t.Fatalf("cannot push: %v: %s", err, out)

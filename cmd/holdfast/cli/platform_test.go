@@ -86,6 +86,7 @@ func TestPlatform(t *testing.T) {
 	// Two failures at once lock somebody out for a minute: that is other's part.
 	p.addUser(t, "dev", password, "developer")
 	p.addUser(t, "other", password, "developer")
+	p.addUser(t, "audit", password, "auditor")
 	p.token(t)
 	for range 2 {
 		p.hook(t, "keycloak", "sign-in-web")
@@ -394,7 +395,7 @@ func (p *pods) image(t *testing.T) {
 	push := func(creds string) (string, error) {
 		return skopeo("copy", "--preserve-digests", "--dest-creds", creds, "oci:"+dir+":it", there)
 	}
-	for _, bad := range []string{"other:wrong", "nobody:" + password} {
+	for _, bad := range []string{"other:wrong", "nobody:" + password, "audit:" + password} {
 		if out, err := push(bad); err == nil {
 			t.Errorf("pushed as %s: %s", bad, out)
 		}
@@ -404,6 +405,9 @@ func (p *pods) image(t *testing.T) {
 	}
 	if out, err := skopeo("inspect", there); err == nil {
 		t.Errorf("seen without a password: %s", out)
+	}
+	if out, err := skopeo("inspect", "--creds", "audit:"+password, there); err == nil {
+		t.Errorf("seen by an auditor: %s", out)
 	}
 	back := filepath.Join(t.TempDir(), "back")
 	if out, err := skopeo("copy", "--src-creds", "dev:"+password, there, "dir:"+back); err != nil {
