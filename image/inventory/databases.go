@@ -26,7 +26,7 @@ func isAPK(name string) bool {
 }
 
 // isRPM reports whether the file is a database of rpm as SQLite has it, which is
-// its only form since 2020.
+// rpm's own choice since 2020.
 func isRPM(name string) bool {
 	return name == "var/lib/rpm/rpmdb.sqlite" || name == "usr/lib/sysimage/rpm/rpmdb.sqlite" || name == "usr/share/rpm/rpmdb.sqlite"
 }
@@ -40,7 +40,7 @@ func wanted(name string) bool {
 // unread says what a database is that nothing here reads.
 func unread(name string) string {
 	if base := path.Base(name); isRPM(path.Join(path.Dir(name), "rpmdb.sqlite")) && (base == "Packages" || base == "Packages.db") {
-		return "a database of rpm in an older form, which is not read"
+		return "a database of rpm in another form than that of SQLite, which is not read"
 	}
 	return ""
 }

@@ -1,6 +1,6 @@
 // Package inventory reads what is in a container image that others made, as
-// far as it names itself: the packages in the databases of dpkg, apk and
-// rpm, and the modules in the build information of Go programs. Nothing of an image is
+// far as it names itself: the packages in the databases of dpkg, apk and rpm,
+// and the modules in the build information of Go programs. Nothing of an image is
 // run or unpacked to disk, but for one program at a time.
 //
 // Layers come from outside: every read has a limit. Links are not followed; a
@@ -84,7 +84,7 @@ func Read(ctx context.Context, layers []Layer, tmp func() (*os.File, error)) (Co
 			return Contents{}, fmt.Errorf("cannot read layer %s: %w", layers[i].Name, err)
 		}
 	}
-	return r.contents(), nil
+	return r.contents(), ctx.Err()
 }
 
 // contents makes one list of what was found.

@@ -54,8 +54,8 @@ func TestRPM(t *testing.T) {
 		t.Errorf("got %+v", c)
 	}
 	c = contents(t, layer(t, entry{name: "usr/lib/sysimage/rpm/Packages.db", text: "x"}))
-	if !slices.Equal(c.Notes, []string{"usr/lib/sysimage/rpm/Packages.db: a database of rpm in an older form, which is not read"}) {
-		t.Errorf("an older form: %q", c.Notes)
+	if !slices.Equal(c.Notes, []string{"usr/lib/sysimage/rpm/Packages.db: a database of rpm in another form than that of SQLite, which is not read"}) {
+		t.Errorf("another form: %q", c.Notes)
 	}
 }
 
