@@ -223,7 +223,7 @@ func (s *stream) blob(c store.Content, small bool) ([]byte, error) {
 			return nil
 		}
 		if got := store.SHA256(h.Sum(nil)); got != c.Digest {
-			return fmt.Errorf("%w: its bytes are %s", store.ErrMismatch, got)
+			return fmt.Errorf("%w: its bytes are %s\nhint: they were damaged or changed on their way: carry the bundle again", store.ErrMismatch, got)
 		}
 		return nil
 	})

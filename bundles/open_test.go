@@ -257,7 +257,7 @@ func TestErrorsSayWhere(t *testing.T) {
 	i := bytes.Index(b, []byte("kind: StatefulSet"))
 	b[i] = 'K'
 	_, err := openBytes(t, b, trustFor(t, "official", mine))
-	for _, want := range []string{"blobs/sha256/", " at offset ", "digest mismatch", "its bytes are sha256:"} {
+	for _, want := range []string{"blobs/sha256/", " at offset ", "digest mismatch", "its bytes are sha256:", "hint: "} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q in it", err, want)
 		}

@@ -40,7 +40,7 @@ root() {
 
 packages=(qemu-system-x86 qemu-utils ovmf make git ca-certificates)
 [ $test_tools = no ] || packages+=(mtools erofs-utils cryptsetup-bin sbsigntool mmdebstrap
-  kmod cpio fdisk gdisk dosfstools binutils openssl skopeo shellcheck gcc libc6-dev
+  kmod cpio fdisk gdisk dosfstools binutils openssl rpm skopeo shellcheck gcc libc6-dev
   bmap-tools efitools e2fsprogs python3-venv
   nftables containernetworking-plugins iproute2 procps curl openssh-sftp-server)
 

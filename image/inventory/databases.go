@@ -46,15 +46,17 @@ func unread(name string) string {
 }
 
 // parseDatabase reads a database by its name; bad is how many of its entries
-// could not be understood, or 1 where none of it could.
-func parseDatabase(ctx context.Context, name string, data []byte) (ps []Package, bad int) {
+// could not be understood. It fails where nothing of it could.
+func parseDatabase(ctx context.Context, name string, data []byte) (ps []Package, bad int, err error) {
 	switch {
 	case isAPK(name):
-		return parseAPK(data)
+		ps, bad = parseAPK(data)
 	case isRPM(name):
 		return parseRPM(ctx, data)
+	default:
+		ps, bad = parseDpkg(data, name != dpkgStatus)
 	}
-	return parseDpkg(data, name != dpkgStatus)
+	return ps, bad, nil
 }
 
 // parseDpkg reads paragraphs of dpkg's status; those of status.d need not say

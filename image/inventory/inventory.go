@@ -107,7 +107,11 @@ func (r *reader) contents() Contents {
 				c.OS = os
 			}
 		default:
-			ps, bad := parseDatabase(r.ctx, name, f.data)
+			ps, bad, err := parseDatabase(r.ctx, name, f.data)
+			if err != nil {
+				c.Notes = append(c.Notes, name+": "+err.Error())
+				continue
+			}
 			for _, p := range ps {
 				packages[p] = true
 			}

@@ -20,8 +20,8 @@ var databases atomic.Int64
 
 // parseRPM reads rpm's database: of its table Packages each row has the header
 // of an installed package, a BLOB. Nothing of it is written to disk.
-func parseRPM(ctx context.Context, data []byte) (ps []Package, bad int) {
-	err := eachHeader(ctx, data, func(header []byte) {
+func parseRPM(ctx context.Context, data []byte) (ps []Package, bad int, err error) {
+	err = eachHeader(ctx, data, func(header []byte) {
 		p, err := parseHeader(header)
 		switch {
 		case err != nil:
@@ -34,9 +34,10 @@ func parseRPM(ctx context.Context, data []byte) (ps []Package, bad int) {
 		}
 	})
 	if err != nil {
-		return nil, 1
+		// What SQLite says may have words of the database in it.
+		return nil, 0, errors.New("damaged, or no database of rpm, and not read")
 	}
-	return ps, bad
+	return ps, bad, nil
 }
 
 var (
@@ -45,7 +46,8 @@ var (
 )
 
 // eachHeader gives f the headers of the database in turn. The database comes
-// from outside: only a plain table counts, not a view or what SQLite would run.
+// from outside: only a plain table counts, not a view or a column that
+// SQLite would compute.
 func eachHeader(ctx context.Context, data []byte, f func([]byte)) (err error) {
 	name := fmt.Sprint("inventory-", databases.Add(1))
 	readervfs.Create(name, ioutil.NewSizeReaderAt(bytes.NewReader(data)))
@@ -60,7 +62,8 @@ func eachHeader(ctx context.Context, data []byte, f func([]byte)) (err error) {
 	if err := db.Exec("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON"); err != nil {
 		return err
 	}
-	plain, _, err := db.Prepare("SELECT 1 FROM sqlite_schema WHERE name = 'Packages' AND type = 'table' AND sql LIKE 'CREATE TABLE%' AND sql NOT LIKE '% AS %'")
+	plain, _, err := db.Prepare("SELECT 1 FROM sqlite_schema WHERE name = 'Packages' AND type = 'table' AND sql LIKE 'CREATE TABLE%'" +
+		" AND NOT EXISTS (SELECT 1 FROM pragma_table_xinfo('Packages') WHERE hidden <> 0)")
 	if err != nil {
 		return err
 	}
@@ -75,10 +78,17 @@ func eachHeader(ctx context.Context, data []byte, f func([]byte)) (err error) {
 	if err != nil {
 		return err
 	}
-	for rows.Step() {
-		f(rows.ColumnRawBlob(0))
+	// Pages that lead to one another could give more rows than there are.
+	left := len(data)
+	for left >= 0 && rows.Step() {
+		b := rows.ColumnRawBlob(0)
+		left -= 1 + len(b)
+		f(b)
 	}
-	return rows.Close()
+	if err := rows.Close(); err != nil || left >= 0 {
+		return err
+	}
+	return errors.New("more in its rows than in the whole file")
 }
 
 // maxHeader bounds the bytes of one header. Those of packages with tens of

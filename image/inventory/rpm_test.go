@@ -3,6 +3,9 @@ package inventory_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
+	"encoding/binary"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -59,30 +62,51 @@ func TestRPM(t *testing.T) {
 	}
 }
 
-// A database that is damaged, or says something else than rpm's, is counted as
-// one entry that could not be understood; a damaged header as well.
+// A database that is damaged, or says something else than rpm's, is said to be
+// so; a damaged header is counted.
 func TestBadRPM(t *testing.T) {
 	good := rpmdb(t)
 	header := strings.Index(good, "tree-like-libs\x00")
-	for what, c := range map[string]struct {
-		text     string
-		packages int
-	}{
-		"not a database":    {"SQLite format 3", 0},
-		"cut off":           {good[:len(good)/2], 0},
-		"another table":     {strings.ReplaceAll(good, "Packages", "Baggages"), 0},
-		"an endless view":   {made(t, "CREATE VIEW Packages AS WITH RECURSIVE n(blob) AS (SELECT 1 UNION ALL SELECT blob+1 FROM n) SELECT blob FROM n"), 0},
-		"a computed column": {made(t, "CREATE TABLE Packages (hnum INTEGER PRIMARY KEY, blob BLOB GENERATED ALWAYS AS (zeroblob(1000)))", "INSERT INTO Packages VALUES (1)"), 0},
-		"bad name":          {good[:header] + "tree like-libs" + good[header+len("tree-like-libs"):], 2},
-		"empty":             {"", 0},
-		"only its end":      {strings.Repeat("\x00", 4096) + good[4096:], 0},
+	const damaged = "var/lib/rpm/rpmdb.sqlite: damaged, or no database of rpm, and not read"
+	for what, c := range map[string]struct{ text, note string }{
+		"not a database":    {"SQLite format 3", damaged},
+		"cut off":           {good[:len(good)/2], damaged},
+		"another table":     {strings.ReplaceAll(good, "Packages", "Baggages"), damaged},
+		"an endless view":   {made(t, "CREATE VIEW Packages AS WITH RECURSIVE n(blob) AS (SELECT 1 UNION ALL SELECT blob+1 FROM n) SELECT blob FROM n"), damaged},
+		"a computed column": {made(t, "CREATE TABLE Packages (hnum INTEGER PRIMARY KEY, blob BLOB GENERATED ALWAYS AS (zeroblob(1000)))", "INSERT INTO Packages VALUES (1)"), damaged},
+		"another one":       {made(t, "CREATE TABLE Packages (hnum INTEGER PRIMARY KEY, blob BLOB AS(zeroblob(1000)))", "INSERT INTO Packages VALUES (1)"), damaged},
+		"a page many times": {bomb(t), damaged},
+		"bad name":          {good[:header] + "tree like-libs" + good[header+len("tree-like-libs"):], "var/lib/rpm/rpmdb.sqlite: 2 packages, and 1 entries that could not be understood"},
+		"empty":             {"", damaged},
+		"only its end":      {strings.Repeat("\x00", 4096) + good[4096:], damaged},
 	} {
 		got := contents(t, layer(t, rpm(c.text)))
-		if len(got.Packages) != c.packages || !strings.Contains(got.Notes[0], ", and 1 entries that could not be understood") {
+		if !slices.Equal(got.Notes, []string{c.note}) || c.note == damaged && len(got.Packages) > 0 {
 			t.Errorf("%s: %+v", what, got)
 		}
 	}
 }
+
+// A reading that is interrupted once the layers are through gives an error, and
+// not what it has by then.
+func TestInterruptedRPM(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	l := inventory.Layer{Name: "x", Open: func() (io.ReadCloser, error) {
+		return stopping{bytes.NewReader(layer(t, rpm(rpmdb(t)))), stop}, nil
+	}}
+	dir := t.TempDir()
+	if _, err := inventory.Read(ctx, []inventory.Layer{l}, func() (*os.File, error) { return os.CreateTemp(dir, "") }); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// stopping ends a context when it is closed.
+type stopping struct {
+	io.Reader
+	stop func()
+}
+
+func (s stopping) Close() error { s.stop(); return nil }
 
 // made is a database of SQLite after these statements.
 func made(t *testing.T, statements ...string) string {
@@ -105,6 +129,31 @@ func made(t *testing.T, statements ...string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// bomb is a database whose table's root leads many times to one page, and so to
+// more rows than fit into it.
+func bomb(t *testing.T) string {
+	t.Helper()
+	const page, interior = 4096, 5
+	b := []byte(made(t, "CREATE TABLE Packages (hnum INTEGER PRIMARY KEY, blob BLOB NOT NULL)",
+		"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 4000) INSERT INTO Packages SELECT i, zeroblob(1000) FROM n"))
+	root := b[page : 2*page]
+	for at := 2 * page; at < len(b); at += page {
+		if b[at] != interior {
+			continue
+		}
+		copy(root, b[at:at+page])
+		to := uint32(at/page + 1)
+		for i := range int(binary.BigEndian.Uint16(root[3:])) {
+			cell := binary.BigEndian.Uint16(root[12+2*i:])
+			binary.BigEndian.PutUint32(root[cell:], to)
+		}
+		binary.BigEndian.PutUint32(root[8:], to) // the last child
+		return string(b)
+	}
+	t.Fatal("the table has but one page that leads to others")
+	return ""
 }
 
 // TestReferenceRPM compares what is read with what rpm says.

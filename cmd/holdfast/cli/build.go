@@ -161,7 +161,8 @@ func (b builder) needSpace() error {
 	for _, p := range []struct {
 		dir  string
 		need int64
-	}{{b.store.Dir(), cacheNeed}, {b.outDir(), outNeed}} {
+		hint string
+	}{{b.store.Dir(), cacheNeed, "make room there, or set HOLDFAST_CACHE to a larger disk"}, {b.outDir(), outNeed, "make room there"}} {
 		free, err := airgap.FreeSpace(p.dir)
 		if err != nil {
 			return err
@@ -170,7 +171,7 @@ func (b builder) needSpace() error {
 			b.printf("space: about %s needed, %s free in %s\n", size(p.need), size(free), p.dir)
 		}
 		if p.need > free {
-			errs = append(errs, fmt.Errorf("cannot build: %s needed in %s, %s free\nhint: make room there, or set HOLDFAST_CACHE", size(p.need), p.dir, size(free)))
+			errs = append(errs, fmt.Errorf("cannot build: %s needed in %s, %s free\nhint: %s", size(p.need), p.dir, size(free), p.hint))
 		}
 	}
 	return errors.Join(errs...)
