@@ -224,6 +224,9 @@ func TestAgent(t *testing.T) {
 		"image/uki":    true,
 	}
 	for _, d := range agent.Deps {
+		if strings.HasPrefix(d, "github.com/sigstore/") {
+			t.Errorf("the agent links %s", d)
+		}
 		if below(d, "image") && !onNode[d] || d == "airgap" || below(d, "airgap/origin", "overlays", "cmd/holdfast", "qemu-tests") {
 			t.Errorf("the agent links %s", d)
 		}

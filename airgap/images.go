@@ -2,7 +2,6 @@ package airgap
 
 import (
 	"context"
-	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"os"
@@ -33,21 +32,27 @@ const (
 
 // WantImage is an image that is not composed here.
 type WantImage struct {
-	Name      string           // as manifests call it: registry/repository:tag
-	Ref       registry.Ref     // what to ask for, mostly the same
-	Component string           // that it belongs to; the site's own has none
-	Archive   string           // a file or directory, or the URL of a file, to take it from; empty for its registry
-	File      store.Digest     // of the file, if it is a URL's
-	KeyName   string           // of the file that Key comes from
-	Key       *ecdsa.PublicKey // that must have signed it; nil: nothing is said of signatures
+	Name      string       // as manifests call it: registry/repository:tag
+	Ref       registry.Ref // what to ask for, mostly the same
+	Component string       // that it belongs to; the site's own has none
+	Archive   string       // a file or directory, or the URL of a file, to take it from; empty for its registry
+	File      store.Digest // of the file, if it is a URL's
+	Signed    *Signer      // who must have signed it; nil: nothing is said of signatures
+}
+
+// Signer is who must have signed an image.
+type Signer struct {
+	Name   string // what the lock says of it
+	Hint   string // where it did not
+	Verify func(digest string, c signing.Claims) error
 }
 
 // verdict is what the lock says of a signature that was found good.
 func (w WantImage) verdict() string {
-	if w.Key == nil {
+	if w.Signed == nil {
 		return notAsked
 	}
-	return fmt.Sprintf("signed by %s, %s", w.KeyName, signing.KeyID(w.Key))
+	return "signed by " + w.Signed.Name
 }
 
 const notAsked = "not asked for"
@@ -169,28 +174,28 @@ func (w WantImage) resolve(ctx context.Context, net Network, s *store.Store, pro
 	} else {
 		found, err = net.Registry.Resolve(ctx, s, w.Ref, Platform)
 	}
-	if err == nil && w.Key != nil {
+	if err == nil && w.Signed != nil {
 		err = w.verify(ctx, net, found)
 	}
 	im.Content, im.MediaType, im.Index, im.Bytes = found.Manifest, found.MediaType, found.Index, found.Bytes
 	return im, err
 }
 
-// verify finds a signature by w's key over the image, or over the index that
+// verify finds a signature by w's signer over the image, or over the index that
 // it was chosen from.
 func (w WantImage) verify(ctx context.Context, net Network, im registry.Image) error {
 	var errs []error
 	for _, d := range im.Signed() {
 		sigs, err := net.Registry.Signatures(ctx, w.Ref, d)
 		if err == nil {
-			err = signing.VerifyKey(w.Key, string(d), sigs)
+			err = w.Signed.Verify(string(d), sigs)
 		}
 		if err == nil {
 			return nil
 		}
 		errs = append(errs, err)
 	}
-	return fmt.Errorf("cannot accept image %s: %w\nhint: is %s the key that its makers sign with?", w.Name, errors.Join(errs...), w.KeyName)
+	return fmt.Errorf("cannot accept image %s: %w\nhint: %s", w.Name, errors.Join(errs...), w.Signed.Hint)
 }
 
 // file asks how large the file is that w is taken from.

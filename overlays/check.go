@@ -69,6 +69,7 @@ func (s Site) checkImages() []*Fault {
 			faults = append(faults, s.fault(fmt.Sprintf("/images/%d/signed", i), "signatures are looked for in registries, but the image is from a file",
 				"check it before, and give its digest in the name"))
 		}
+		faults = append(faults, s.checkSigned(fmt.Sprintf("/images/%d/signed", i), im.Signed)...)
 	}
 	for i, r := range s.Mirrors.Registries {
 		ptr := fmt.Sprintf("/mirrors/registries/%d/name", i)
@@ -78,6 +79,20 @@ func (s Site) checkImages() []*Fault {
 		registries[r.Name] = ptr
 	}
 	return faults
+}
+
+// checkSigned returns what is wrong between the ways to say who signed.
+func (s Site) checkSigned(ptr string, is Signed) []*Fault {
+	switch {
+	case is == Signed{}:
+	case is.Key != "" && is != Signed{Key: is.Key}:
+		return []*Fault{s.fault(ptr, "a key and an identity are two ways to sign", "leave one of them out")}
+	case is.Key == "" && (is.Identity == "") == (is.IdentityPattern == ""):
+		return []*Fault{s.fault(ptr, "want one of key, identity and identityPattern", "")}
+	case is.Key == "" && is.Issuer == "":
+		return []*Fault{s.fault(ptr, "an identity counts only with its issuer", "as in \"issuer: https://token.actions.githubusercontent.com\"")}
+	}
+	return nil
 }
 
 func (s Site) fault(ptr, message, hint string) *Fault {

@@ -37,6 +37,7 @@ func formats() map[string]func(string) error {
 		"registry":           checkRegistry,
 		"registry-url":       checkRegistryURL,
 		"regexp":             checkRegexp,
+		"identity":           checkIdentity,
 		"path":               checkPath,
 		"sha256":             checkSHA256,
 		"trust-file":         checkTrustFile,

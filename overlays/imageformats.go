@@ -53,6 +53,13 @@ func checkRegexp(s string) error {
 	return nil
 }
 
+func checkIdentity(s string) error {
+	if s == "" || len(s) > 1000 || strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }) {
+		return errors.New("want an address or URL, as it stands in the certificate")
+	}
+	return nil
+}
+
 func checkSHA256(s string) error {
 	if !sha256Form.MatchString(s) {
 		return errors.New("want 64 lower-case hexadecimal digits, as sha256sum prints them")

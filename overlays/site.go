@@ -106,10 +106,19 @@ type Image struct {
 	Signed Signed `json:"signed,omitzero"`
 }
 
-// Signed says whose signature an image must have; it is checked by lock.
+// Signed says whose signature an image must have; it is checked by lock. Either a
+// key, or an identity and its issuer.
 type Signed struct {
 	// File with the public key (PEM, ECDSA on P-256) that cosign verifies with, in the site's trust folder.
-	Key string `json:"key" jsonschema:"format=trust-file"`
+	Key string `json:"key,omitempty" jsonschema:"format=trust-file"`
+	// Whom the certificate of a signature without a key names (keyless): an address, or the URI of a workflow as in https://github.com/ORG/REPO/.github/workflows/release.yml@refs/tags/v1.
+	Identity string `json:"identity,omitempty" jsonschema:"format=identity"`
+	// The same as a regular expression (RE2), which must match the whole of it.
+	IdentityPattern string `json:"identityPattern,omitempty" jsonschema:"format=regexp"`
+	// URL of the OpenID provider that vouched for the identity.
+	Issuer string `json:"issuer,omitempty" jsonschema:"format=identity"`
+	// File with the trusted root (JSON) of a Sigstore that is not the public one, in the site's trust folder.
+	Root string `json:"root,omitempty" jsonschema:"format=trust-file"`
 }
 
 // ImageField is a field that holds an image's name, in all objects of one kind.

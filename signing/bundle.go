@@ -26,11 +26,11 @@ const (
 type Bundle struct {
 	Payload []byte // in-toto statement, JSON
 	Sigs    [][]byte
+	Whole   []byte // as it was read, with certificate and log entries if it has some
 }
 
-// ParseBundle reads a bundle of cosign 3. What it may hold besides, such as
-// certificates and log entries, is passed over. Nothing in it counts before
-// VerifyKey.
+// ParseBundle reads a bundle of cosign 3. Nothing in it counts before
+// VerifyKey, or keyless.Verifier.
 func ParseBundle(b []byte) (Bundle, error) {
 	if len(b) > MaxBundle {
 		return Bundle{}, fmt.Errorf("cannot read signature bundle: %d bytes, more than the %d allowed", len(b), MaxBundle)
@@ -53,7 +53,7 @@ func ParseBundle(b []byte) (Bundle, error) {
 	if len(f.Envelope.Signatures) > MaxSignatures {
 		return Bundle{}, errors.New("cannot read signature bundle: too many signatures")
 	}
-	out := Bundle{Payload: f.Envelope.Payload}
+	out := Bundle{Payload: f.Envelope.Payload, Whole: b}
 	for _, s := range f.Envelope.Signatures {
 		out.Sigs = append(out.Sigs, s.Sig)
 	}
@@ -61,7 +61,6 @@ func ParseBundle(b []byte) (Bundle, error) {
 }
 
 // signs reports whether b is pub's, and signs the image with that digest.
-// Other statements about it, such as attestations, are no signature of it.
 func (b Bundle) signs(pub *ecdsa.PublicKey, digest string) bool {
 	if len(b.Payload) > MaxPayload {
 		return false
@@ -74,6 +73,12 @@ func (b Bundle) signs(pub *ecdsa.PublicKey, digest string) bool {
 	if !ok {
 		return false
 	}
+	return SignsImage(b.Payload, digest)
+}
+
+// SignsImage reports whether a statement that was verified is a signature of the
+// image with that digest. Others about it, such as attestations, are none.
+func SignsImage(statement []byte, digest string) bool {
 	var st struct {
 		Type    string `json:"_type"`
 		Subject []struct {
@@ -81,7 +86,7 @@ func (b Bundle) signs(pub *ecdsa.PublicKey, digest string) bool {
 		} `json:"subject"`
 		Predicate string `json:"predicateType"`
 	}
-	if json.Unmarshal(b.Payload, &st) != nil || st.Type != inTotoStatement || st.Predicate != signPredicate || len(st.Subject) != 1 {
+	if len(statement) > MaxPayload || json.Unmarshal(statement, &st) != nil || st.Type != inTotoStatement || st.Predicate != signPredicate || len(st.Subject) != 1 {
 		return false
 	}
 	return isDigest(digest) && st.Subject[0].Digest["sha256"] == strings.TrimPrefix(digest, "sha256:")

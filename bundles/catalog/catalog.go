@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/signing"
 )
 
 // Toolchain is the Go release that the recipes are known to build with.
@@ -62,8 +63,11 @@ type Image struct {
 
 // Upstream is the image that a project itself publishes.
 type Upstream struct {
-	Ref string `json:"ref"` // registry/repository:tag, with @sha256:… if it is to stay
-	Key string `json:"key"` // PEM; the public key that its makers sign with, by cosign; may be empty
+	Ref string `json:"ref"`           // registry/repository:tag, with @sha256:… if it is to stay
+	Key string `json:"key,omitempty"` // PEM; the public key that its makers sign with, by cosign; may be empty
+	// Keyless is who they are where they sign without a key that others know; the
+	// public Sigstore's word counts.
+	Keyless signing.Identity `json:"keyless,omitzero"`
 	// Add is what is put over it, programs above all, and what it runs then in
 	// place of what it says itself. No archives; nil: it is taken as it is. Of
 	// packages, what is excluded is what the project's image has: build looks.

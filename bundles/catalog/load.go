@@ -233,8 +233,14 @@ func checkUpstream(c Component, im Image, programs map[[2]string]bool, fault fun
 	case im.Upstream == Upstream{}:
 	case !imageName.MatchString(ref):
 		fault("image %s: upstream reference %q is not registry/repository:tag", im.Name, im.Upstream.Ref)
+	case im.Upstream.Key != "" && im.Upstream.Keyless != signing.Identity{}:
+		fault("image %s: a key and an identity are two ways to sign", im.Name)
 	case im.Upstream.Key != "":
 		if _, err := signing.ParsePublicKey([]byte(im.Upstream.Key)); err != nil {
+			fault("image %s: %w", im.Name, err)
+		}
+	case im.Upstream.Keyless != signing.Identity{}:
+		if err := im.Upstream.Keyless.Check(); err != nil {
 			fault("image %s: %w", im.Name, err)
 		}
 	}

@@ -34,7 +34,7 @@ func (c *Client) Signatures(ctx context.Context, r Ref, d store.Digest) (signing
 }
 
 // attached reads the signatures under the tag.
-func (c *Client) attached(ctx context.Context, p place, d store.Digest) ([]signing.Signature, error) {
+func (c *Client) attached(ctx context.Context, p place, d store.Digest) ([]signing.Claim, error) {
 	b, _, err := c.document(ctx, p, "sha256-"+d.Hex()+".sig")
 	if errors.Is(err, fetch.ErrGone) {
 		return nil, nil
@@ -46,13 +46,13 @@ func (c *Client) attached(ctx context.Context, p place, d store.Digest) ([]signi
 	if err != nil {
 		return nil, err
 	}
-	var sigs []signing.Signature
+	var sigs []signing.Claim
 	for _, at := range attached {
 		payload, err := c.small(ctx, p, at.Payload, signing.MaxPayload)
 		if err != nil {
 			return nil, err
 		}
-		sigs = append(sigs, signing.Signature{Payload: payload, Sig: at.Sig})
+		sigs = append(sigs, signing.Claim{Signature: signing.Signature{Payload: payload, Sig: at.Sig}, Keyless: at.Keyless})
 	}
 	return sigs, nil
 }

@@ -18,6 +18,7 @@ import (
 	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/overlays"
 	"holdfast.dev/holdfast/signing"
+	"holdfast.dev/holdfast/signing/keyless"
 )
 
 // askUpstream asks for the images that a component's project publishes.
@@ -28,11 +29,13 @@ func (in *inputs) askUpstream(c catalog.Component) error {
 		var err error
 		w.Ref, err = registry.ParseRef(im.Upstream.Ref)
 		errs = append(errs, err)
-		if im.Upstream.Key != "" {
-			w.KeyName = "component " + c.Name
-			w.Key, err = signing.ParsePublicKey([]byte(im.Upstream.Key))
-			errs = append(errs, err)
+		switch id := im.Upstream.Keyless; {
+		case im.Upstream.Key != "":
+			w.Signed, err = byKey("component "+c.Name, []byte(im.Upstream.Key))
+		case id != signing.Identity{}:
+			w.Signed, err = byIdentity(id, publicRoot, keyless.PublicRoot)
 		}
+		errs = append(errs, err)
 		in.request.Images = append(in.request.Images, w)
 	}
 	return errors.Join(errs...)
@@ -63,23 +66,72 @@ func wantImage(dir string, im overlays.Image) (airgap.WantImage, error) {
 	if err != nil {
 		return airgap.WantImage{}, err
 	}
-	w := airgap.WantImage{Name: r.Name(), Ref: r, Archive: im.From, KeyName: im.Signed.Key}
+	w := airgap.WantImage{Name: r.Name(), Ref: r, Archive: im.From}
 	if im.IsURL() {
 		w.File = store.Digest("sha256:" + im.SHA256)
 	} else if w.Archive != "" && !filepath.IsAbs(w.Archive) {
 		w.Archive = filepath.Join(dir, w.Archive)
 	}
-	if w.KeyName == "" {
-		return w, nil
+	w.Signed, err = signer(dir, w.Name, im.Signed)
+	return w, err
+}
+
+// signer is who must have signed an image of the site; nil if nobody must.
+func signer(dir, image string, s overlays.Signed) (*airgap.Signer, error) {
+	id := signing.Identity{Subject: s.Identity, Pattern: s.IdentityPattern, Issuer: s.Issuer}
+	switch {
+	case s.Key != "":
+		b, err := os.ReadFile(filepath.Join(dir, s.Key))
+		var by *airgap.Signer
+		if err == nil {
+			by, err = byKey(s.Key, b)
+		}
+		if err != nil {
+			err = fmt.Errorf("cannot use %s, by which image %s must be signed: %w\nhint: it is the PEM file that \"cosign verify --key\" takes", s.Key, image, err)
+		}
+		return by, err
+	case id == signing.Identity{}:
+		return nil, nil
+	case s.Root == "":
+		return byIdentity(id, publicRoot, keyless.PublicRoot)
 	}
-	b, err := os.ReadFile(filepath.Join(dir, w.KeyName))
+	b, err := os.ReadFile(filepath.Join(dir, s.Root))
+	var by *airgap.Signer
 	if err == nil {
-		w.Key, err = signing.ParsePublicKey(b)
+		by, err = byIdentity(id, fmt.Sprintf("trusted root %s, %s", s.Root, store.FromBytes(b)), b)
 	}
 	if err != nil {
-		return w, fmt.Errorf("cannot use %s, by which image %s must be signed: %w\nhint: it is the PEM file that \"cosign verify --key\" takes", w.KeyName, w.Name, err)
+		err = fmt.Errorf("cannot use %s, by which the signature of image %s is checked: %w\nhint: it is the JSON file that \"cosign verify --trusted-root\" takes", s.Root, image, err)
 	}
-	return w, nil
+	return by, err
+}
+
+// publicRoot is what the lock calls the trusted root that holdfast carries. It
+// has no digest there: a later holdfast with a later root takes the same lock.
+const publicRoot = "trusted root of the public Sigstore"
+
+func byKey(name string, pem []byte) (*airgap.Signer, error) {
+	key, err := signing.ParsePublicKey(pem)
+	if err != nil {
+		return nil, err
+	}
+	return &airgap.Signer{
+		Name:   fmt.Sprintf("%s, %s", name, signing.KeyID(key)),
+		Hint:   fmt.Sprintf("is %s the key that its makers sign with?", name),
+		Verify: func(digest string, c signing.Claims) error { return signing.VerifyKey(key, digest, c) },
+	}, nil
+}
+
+func byIdentity(id signing.Identity, rootName string, root []byte) (*airgap.Signer, error) {
+	v, err := keyless.New(id, root)
+	if err != nil {
+		return nil, err
+	}
+	return &airgap.Signer{
+		Name:   fmt.Sprintf("%s, %s", id, rootName),
+		Hint:   "is that who its makers say they are? An identity is the whole text in the certificate, and counts with its issuer",
+		Verify: v.Verify,
+	}, nil
 }
 
 // registryClient says how registries are reached. Credentials are those of the

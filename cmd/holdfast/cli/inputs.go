@@ -269,8 +269,10 @@ func (in *inputs) localFiles(dir string) error {
 		names = append(names, "manifests/"+m.Name)
 	}
 	for _, im := range in.site.Images {
-		if k := im.Signed.Key; k != "" && !slices.Contains(names, k) {
-			names = append(names, k)
+		for _, k := range []string{im.Signed.Key, im.Signed.Root} {
+			if k != "" && !slices.Contains(names, k) {
+				names = append(names, k)
+			}
 		}
 	}
 	if k := in.site.Backups.Authority; k != "" && !slices.Contains(names, k) {

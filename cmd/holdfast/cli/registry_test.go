@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -18,6 +19,8 @@ import (
 
 	"holdfast.dev/holdfast/bundles/catalog"
 	"holdfast.dev/holdfast/qemu-tests/distribution"
+	"holdfast.dev/holdfast/qemu-tests/sigstore"
+	"holdfast.dev/holdfast/signing"
 )
 
 type registryKey struct{}
@@ -35,6 +38,8 @@ type testRegistry struct {
 //	put REPOSITORY:TAG   pushes a new index, for amd64 and arm64
 //	upstream             pushes a stand-in for each image that a project of the catalog publishes,
 //	                     under its whole name; with the packages that others are put over
+//	signed REPOSITORY:TAG ROOT IDENTITY ISSUER   the same of a new index that is signed without a key; ROOT
+//	                     becomes the trusted root that the signature is good by
 //	bare NAME            the same of one image, without any packages
 //	lose REPOSITORY      forgets its images
 //	layout DIR NAME      writes a new index of the same kind as an OCI layout
@@ -67,6 +72,9 @@ func registryCmd(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(distribution.Login(ts.MkAbs("docker"), r.proxy.Addr))
 	case "put":
 		ts.Check(r.Put(args[0], newIndex(ts, nil)))
+		r.proxy.Seen()
+	case "signed":
+		signedImage(ts, r.Registry, args[0], args[1], sigstore.Signing{Identity: args[2], Issuer: args[3]})
 		r.proxy.Seen()
 	case "bare":
 		ts.Check(r.Put(args[0], newIndex(ts, nil)))
@@ -121,6 +129,27 @@ func registryCmd(ts *testscript.TestScript, _ bool, args []string) {
 	default:
 		ts.Fatalf("registry %s: not known", what)
 	}
+}
+
+// signedImage pushes an image and a signature of it without a key, and writes
+// the trusted root that it is good by.
+func signedImage(ts *testscript.TestScript, r *distribution.Registry, repositoryTag, root string, by sigstore.Signing) {
+	s, err := sigstore.New()
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(root), s.TrustedRoot(), 0o644))
+	ix := newIndex(ts, nil)
+	ts.Check(r.Put(repositoryTag, ix))
+	d, err := ix.Digest()
+	ts.Check(err)
+	payload, err := signing.Payload(d.String(), repositoryTag, nil)
+	ts.Check(err)
+	annotations, err := s.Attach(by, payload)
+	ts.Check(err)
+	im, err := mutate.Append(mutate.MediaType(empty.Image, types.OCIManifestSchema1), mutate.Addendum{
+		Layer: static.NewLayer(payload, "application/vnd.dev.cosign.simplesigning.v1+json"), Annotations: annotations})
+	ts.Check(err)
+	repository, _, _ := strings.Cut(repositoryTag, ":")
+	ts.Check(r.Put(repository+":sha256-"+d.Hex+".sig", im))
 }
 
 // newIndex has an image that has the packages which add leaves to it.
