@@ -31,6 +31,9 @@ const (
 	RPM     Kind = "rpm"
 	Golang  Kind = "golang"
 	Maven   Kind = "maven"
+	NPM     Kind = "npm"
+	PyPI    Kind = "pypi"
+	Gem     Kind = "gem"
 	File    Kind = "file"
 	Image   Kind = "image"
 	Release Kind = "release" // what a release's document describes
@@ -38,7 +41,7 @@ const (
 
 // purposes is SPDX's word for each kind.
 var purposes = map[Kind]string{
-	Deb: "LIBRARY", APK: "LIBRARY", RPM: "LIBRARY", Golang: "LIBRARY", Maven: "LIBRARY", File: "FILE", Image: "CONTAINER", Release: "OPERATING-SYSTEM",
+	Deb: "LIBRARY", APK: "LIBRARY", RPM: "LIBRARY", Golang: "LIBRARY", Maven: "LIBRARY", NPM: "LIBRARY", PyPI: "LIBRARY", Gem: "LIBRARY", File: "FILE", Image: "CONTAINER", Release: "OPERATING-SYSTEM",
 }
 
 // Unknown is SPDX's word for what is not known.

@@ -124,7 +124,7 @@ func TestRefused(t *testing.T) {
 		"no time":          func(in *sbom.Input) { in.Created = time.Time{} },
 		"tool":             func(in *sbom.Input) { in.Tool = "a\nb" },
 		"package no name":  func(in *sbom.Input) { in.Packages[0].Name = "" },
-		"package kind":     func(in *sbom.Input) { in.Packages[0].Kind = "npm" },
+		"package kind":     func(in *sbom.Input) { in.Packages[0].Kind = "cargo" },
 		"package sum":      func(in *sbom.Input) { in.Packages[0].SHA256 = "AB" },
 		"package purl":     func(in *sbom.Input) { in.Packages[0].PURL = "deb/x" },
 		"package license":  func(in *sbom.Input) { in.Packages[0].License = "LicenseRef-mine" },

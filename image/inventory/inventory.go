@@ -1,6 +1,7 @@
 // Package inventory reads what is in a container image that others made, as
 // far as it names itself: the packages in the databases of dpkg, apk and rpm,
-// and the modules in the build information of Go programs. Nothing of an image is
+// those of npm, Python, Ruby and Java by the files that they bring, and the
+// modules in the build information of Go programs. Nothing of an image is
 // run or unpacked to disk, but for one program at a time.
 //
 // Layers come from outside: every read has a limit. Links are not followed; a
@@ -19,7 +20,7 @@ import (
 )
 
 // Version changes whenever the same image may give another result.
-const Version = 2
+const Version = 3
 
 // Contents are what an image says is in it.
 type Contents struct {
@@ -40,12 +41,17 @@ const (
 	Deb = "deb"
 	APK = "apk"
 	RPM = "rpm"
+
+	NPM   = "npm"
+	PyPI  = "pypi"
+	Gem   = "gem"
+	Maven = "maven"
 )
 
-// Package is an installed package of a distribution.
+// Package is an installed package of a distribution, or of a language.
 type Package struct {
 	Kind    string `json:"kind"`
-	Name    string `json:"name"`
+	Name    string `json:"name"`    // of Maven: GROUP:ARTIFACT, or the artifact where its group is not known
 	Version string `json:"version"` // of rpm: [EPOCH:]VERSION-RELEASE
 	Arch    string `json:"arch,omitempty"`
 	Source  string `json:"source,omitempty"` // the source package, if it has another name
@@ -92,6 +98,7 @@ func (r *reader) contents() Contents {
 	var c Contents
 	packages, modules := map[Package]bool{}, map[Module]bool{}
 	programs, inPrograms := 0, 0
+	files := map[string]int{} // of languages, by kind
 	for _, name := range slices.Sorted(maps.Keys(r.found)) {
 		f := r.found[name]
 		switch {
@@ -101,6 +108,11 @@ func (r *reader) contents() Contents {
 			programs++
 			for _, m := range f.modules {
 				modules[m] = true
+			}
+		case f.packages != nil:
+			files[f.packages[0].Kind]++
+			for _, p := range f.packages {
+				packages[p] = true
 			}
 		case isRelease(name):
 			if os := parseOS(f.data); name == etcRelease || c.OS.ID == "" {
@@ -126,8 +138,17 @@ func (r *reader) contents() Contents {
 		inPrograms = len(modules)
 		c.Notes = append(c.Notes, fmt.Sprintf("Go build information of %d programs: %d modules", programs, inPrograms))
 	}
+	for kind, n := range files {
+		each := 0
+		for p := range packages {
+			if p.Kind == kind {
+				each++
+			}
+		}
+		c.Notes = append(c.Notes, fmt.Sprintf("%d files of %s: %d packages", n, kind, each))
+	}
 	if len(c.Notes) == 0 {
-		c.Notes = []string{"no database of packages and no Go program"}
+		c.Notes = []string{"no database of packages, no package of a language and no Go program"}
 	}
 	c.Notes = joinDirectory(c.Notes)
 	c.Packages = slices.SortedFunc(maps.Keys(packages), func(a, b Package) int {

@@ -122,7 +122,7 @@ func TestDatabases(t *testing.T) {
 		t.Errorf("apk: %q %+v", got, c.OS)
 	}
 	c = contents(t, layer(t, entry{name: "app", text: "#!/bin/sh\n" + strings.Repeat("x", 100)}))
-	if !slices.Equal(c.Notes, []string{"no database of packages and no Go program"}) || len(c.Packages)+len(c.Modules) > 0 {
+	if !slices.Equal(c.Notes, []string{"no database of packages, no package of a language and no Go program"}) || len(c.Packages)+len(c.Modules) > 0 {
 		t.Errorf("nothing: %+v", c)
 	}
 }

@@ -23,6 +23,7 @@ const (
 	maxEntries  = 4_000_000
 	maxDatabase = 64 << 20 // bytes of one file that is read whole
 	maxKept     = 256 << 20
+	perPackage  = 200       // bytes that one of a language takes beside its name
 	maxWindow   = 128 << 20 // of zstd
 )
 
@@ -36,9 +37,10 @@ const (
 
 // finding is what a file of the image has to say.
 type finding struct {
-	data    []byte   // of a file that is read whole
-	modules []Module // of a Go program
-	note    string   // why it was not read
+	data     []byte    // of a file that is read whole
+	modules  []Module  // of a Go program
+	packages []Package // of a language
+	note     string    // why it was not read
 }
 
 // reader goes from the highest layer to the lowest.
@@ -105,7 +107,7 @@ func (r *reader) layer(l Layer) error {
 		if err != nil {
 			return err
 		}
-		if found.data != nil || found.modules != nil || found.note != "" {
+		if found.data != nil || found.modules != nil || found.packages != nil || found.note != "" {
 			r.found[name] = found
 			here[name] = true
 		}
@@ -165,7 +167,22 @@ func (r *reader) file(name string, h *tar.Header, t io.Reader) (finding, error) 
 		}
 		return finding{data: b}, err
 	}
-	if !regular || h.Size < minProgram {
+	if !regular {
+		return finding{}, nil
+	}
+	switch kind := language(name); {
+	case kind == Maven:
+		return r.jar(name, h.Size, t)
+	case kind != "":
+		f, err := package1(kind, t)
+		for _, p := range f.packages {
+			r.kept += perPackage + len(p.Name) + len(p.Version)
+		}
+		if r.kept > maxKept {
+			f = finding{note: "a package, beyond what is kept of one image"}
+		}
+		return f, err
+	case h.Size < minProgram:
 		return finding{}, nil
 	}
 	return r.program(h.Size, t)

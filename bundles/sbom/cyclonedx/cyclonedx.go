@@ -18,6 +18,7 @@ import (
 // types are the kinds of packages in CycloneDX's words.
 var types = map[sbom.Kind]cdx.ComponentType{
 	sbom.Deb: cdx.ComponentTypeLibrary, sbom.APK: cdx.ComponentTypeLibrary, sbom.RPM: cdx.ComponentTypeLibrary, sbom.Golang: cdx.ComponentTypeLibrary, sbom.Maven: cdx.ComponentTypeLibrary,
+	sbom.NPM: cdx.ComponentTypeLibrary, sbom.PyPI: cdx.ComponentTypeLibrary, sbom.Gem: cdx.ComponentTypeLibrary,
 	sbom.File: cdx.ComponentTypeFile, sbom.Image: cdx.ComponentTypeContainer, sbom.Release: cdx.ComponentTypeOS,
 }
 

@@ -194,7 +194,11 @@ func (b builder) compose(ctx context.Context, o image.OS, boot bootParts, images
 	if err != nil {
 		return bundles.Release{}, err
 	}
-	if in.SBOM, err = b.sbom(o, made, read); err != nil {
+	inside, err := b.readArchives(ctx, made)
+	if err != nil {
+		return bundles.Release{}, err
+	}
+	if in.SBOM, err = b.sbom(o, made, read, inside); err != nil {
 		return bundles.Release{}, err
 	}
 	if err := b.provenance(&in, made); err != nil {

@@ -21,11 +21,11 @@ import (
 )
 
 // sbom lists every package and module of the release: of what was made here,
-// and of what was read from the images of the lock.
-func (b builder) sbom(o image.OS, made []ingredients, read []inventory.Contents) (store.Content, error) {
+// and of what was read from the images of the lock and inside archives.
+func (b builder) sbom(o image.OS, made []ingredients, read []inventory.Contents, inside map[store.Digest]inventory.Contents) (store.Content, error) {
 	var all []sbom.Package
 	for i, in := range made {
-		p := sbom.Package{Kind: sbom.Image, Name: in.image.Name, SHA256: in.image.Manifest.Digest.Hex(), Contains: b.contained(in)}
+		p := sbom.Package{Kind: sbom.Image, Name: in.image.Name, SHA256: in.image.Manifest.Digest.Hex(), Contains: b.contained(in, inside)}
 		if i == 0 {
 			p.Kind, p.Name, p.SHA256 = sbom.File, "root.erofs", o.Root.Raw.Digest.Hex()
 			p.Contains = append(p.Contains, b.releasedPackages()...)
@@ -60,7 +60,7 @@ func (b builder) sbom(o image.OS, made []ingredients, read []inventory.Contents)
 }
 
 // contained are the packages of something that was made here.
-func (b builder) contained(in ingredients) []sbom.Package {
+func (b builder) contained(in ingredients, inside map[store.Digest]inventory.Contents) []sbom.Package {
 	var out []sbom.Package
 	for _, p := range in.packages {
 		out = append(out, sbom.Package{
@@ -74,7 +74,9 @@ func (b builder) contained(in ingredients) []sbom.Package {
 		out = append(out, sbom.Package{Kind: sbom.File, Name: "usr/bin/holdfast-agent", Version: Version, SHA256: in.agent.Hex()})
 	}
 	for _, a := range in.archives {
-		out = append(out, mavenPackage(a))
+		p := mavenPackage(a)
+		p.Contains = contentsOf(inside[a.Digest]) // all of it, also what the image leaves out
+		out = append(out, p)
 	}
 	return out
 }
@@ -100,6 +102,18 @@ func contentsOf(c inventory.Contents) []sbom.Package {
 	}
 	for _, p := range c.Packages {
 		one := sbom.Package{Kind: sbom.Kind(p.Kind), Name: p.Name, Version: p.Version, Source: p.Source}
+		switch p.Kind {
+		case inventory.NPM, inventory.PyPI, inventory.Gem:
+			one.PURL = sbom.PURL(p.Kind, p.Name, p.Version)
+			out = append(out, one)
+			continue
+		case inventory.Maven:
+			if group, artifact, ok := strings.Cut(p.Name, ":"); ok { // without its group it has no URL
+				one.PURL = sbom.PURL(p.Kind, group+"/"+artifact, p.Version)
+			}
+			out = append(out, one)
+			continue
+		}
 		if c.OS.ID != "" { // whose package it is belongs to its URL
 			vendor, version, epoch := c.OS.ID, p.Version, ""
 			if p.Kind == inventory.RPM {
@@ -150,11 +164,40 @@ func (b builder) readImage(ctx context.Context, im airgap.Image) (inventory.Cont
 	if err != nil {
 		return c, err
 	}
+	return b.readLayers(ctx, key, blobs[1:]) // the first is its configuration
+}
+
+// readArchives looks into the archives that images are made of.
+func (b builder) readArchives(ctx context.Context, made []ingredients) (map[store.Digest]inventory.Contents, error) {
+	out := map[store.Digest]inventory.Contents{}
+	for _, in := range made {
+		for _, a := range in.archives {
+			if _, ok := out[a.Digest]; ok {
+				continue
+			}
+			var c inventory.Contents
+			key, err := store.Key("archive contents", inventory.Version, b.identity, a.Content())
+			if err == nil && !b.store.Recall(key, &c) {
+				c, err = b.readLayers(ctx, key, []store.Content{a.Content()})
+			}
+			if err != nil {
+				return nil, fmt.Errorf("cannot list what is in %s: %w", a.Artifact, err)
+			}
+			out[a.Digest] = c
+		}
+	}
+	return out, nil
+}
+
+// readLayers reads layers, the lowest first, and remembers under key what was
+// found.
+func (b builder) readLayers(ctx context.Context, key store.Digest, blobs []store.Content) (inventory.Contents, error) {
 	var layers []inventory.Layer
-	for _, l := range blobs[1:] { // the first is its configuration
+	for _, l := range blobs {
 		layers = append(layers, inventory.Layer{Name: string(l.Digest), Open: func() (io.ReadCloser, error) { return b.store.Open(l) }})
 	}
-	if c, err = inventory.Read(ctx, layers, b.store.TempFile); err != nil {
+	c, err := inventory.Read(ctx, layers, b.store.TempFile)
+	if err != nil {
 		return c, err
 	}
 	return c, b.store.Remember(key, c)
