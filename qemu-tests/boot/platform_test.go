@@ -49,7 +49,7 @@ func TestPlatformSite(t *testing.T) {
 	})
 	up := func(args ...string) others {
 		start := time.Now()
-		run(t, site, append([]string{"lab", "up", "--wait", "--memory", "8192", "--timeout", "40m",
+		run(t, site, append([]string{"lab", "up", "--wait", "--memory", "8192", "--timeout", "60m",
 			"--forward", fmt.Sprintf("%d:443", web), "--forward", fmt.Sprintf("%d:9000", objects)}, args...)...)
 		t.Logf("healthy after %.0f s", time.Since(start).Seconds())
 		t.Logf("%s", run(t, site, "lab", "status").stdout)
