@@ -101,9 +101,10 @@ func (r *reader) contents() Contents {
 	files := map[string]int{} // of languages, by kind
 	for _, name := range slices.Sorted(maps.Keys(r.found)) {
 		f := r.found[name]
-		switch {
-		case f.note != "":
+		if f.note != "" {
 			c.Notes = append(c.Notes, name+": "+f.note)
+		}
+		switch {
 		case f.modules != nil:
 			programs++
 			for _, m := range f.modules {
@@ -114,6 +115,7 @@ func (r *reader) contents() Contents {
 			for _, p := range f.packages {
 				packages[p] = true
 			}
+		case f.note != "":
 		case isRelease(name):
 			if os := parseOS(f.data); name == etcRelease || c.OS.ID == "" {
 				c.OS = os

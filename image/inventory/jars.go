@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"path"
 	"regexp"
@@ -46,13 +47,14 @@ func (r *reader) jar(name string, size int64, t io.Reader) (finding, error) {
 	for _, p := range j.packages {
 		r.kept += perPackage + len(p.Name) + len(p.Version)
 	}
-	switch {
-	case r.kept > maxKept:
+	if r.kept > maxKept {
 		return finding{note: "an archive of Java's, beyond what is kept of one image"}, nil
-	case len(j.packages) == 0 && j.bad > 0:
-		return finding{note: "an archive of Java's whose name or version could not be understood"}, nil
 	}
-	return finding{packages: j.packages}, nil
+	found := finding{packages: j.packages}
+	if j.bad > 0 {
+		found.note = fmt.Sprintf("an archive of Java's, of which %d parts could not be understood", j.bad)
+	}
+	return found, nil
 }
 
 // within reads at most so many bytes: a directory says itself how long it is.
@@ -95,14 +97,11 @@ func (j *jars) read(name string, f io.ReaderAt, size int64, depth int) error {
 			}
 		case inside:
 			b, err := j.entry(e, maxNested)
-			if err != nil {
-				return err
-			}
-			if err := j.read(e.Name, bytes.NewReader(b), int64(len(b)), depth+1); err != nil {
-				return err
+			if err != nil || j.read(e.Name, bytes.NewReader(b), int64(len(b)), depth+1) != nil {
+				j.bad++
 			}
 		}
-		if len(j.packages) > maxArtifacts {
+		if len(j.packages) > maxArtifacts || j.left < 0 {
 			return errJar
 		}
 	}

@@ -103,7 +103,7 @@ func TestBadLanguages(t *testing.T) {
 		"a cut one":               {"x.jar", long[:len(long)-100], "could not be looked into"},
 		"a long directory":        {"x.jar", long, "could not be looked into"},
 		"one that says it is not": {"x.jar", string(understated), "could not be looked into"},
-		"a bomb":                  {"x.jar", bomb, "could not be looked into"},
+		"a bomb":                  {"x.jar", bomb, "1 parts could not be understood"},
 		"a group for a terminal":  {"x.jar", jar(t, "META-INF/maven/a/b/pom.properties", "groupId=\x1b\nartifactId=b\nversion=1\n"), "could not be understood"},
 		"no version":              {"x.jar", jar(t, "META-INF/maven/a/b/pom.properties", "groupId=a\nartifactId=b\n"), "could not be understood"},
 	} {
@@ -114,6 +114,10 @@ func TestBadLanguages(t *testing.T) {
 	}
 	if got := contents(t, layer(t, entry{name: "x.jar", text: nested})); len(got.Packages) > 0 {
 		t.Errorf("deep inside: got %+v", got)
+	}
+	got := contents(t, layer(t, entry{name: "x.jar", text: jar(t, "a.jar", "no archive", "META-INF/maven/org.example/core/pom.properties", pom)}))
+	if len(got.Packages) != 1 || !slices.Contains(got.Notes, "x.jar: an archive of Java's, of which 1 parts could not be understood") {
+		t.Errorf("a part: got %+v", got)
 	}
 }
 

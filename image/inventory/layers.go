@@ -40,7 +40,7 @@ type finding struct {
 	data     []byte    // of a file that is read whole
 	modules  []Module  // of a Go program
 	packages []Package // of a language
-	note     string    // why it was not read
+	note     string    // why it was not read, or not all of it
 }
 
 // reader goes from the highest layer to the lowest.
