@@ -18,8 +18,9 @@ import (
 // updates takes the site to a release whose Keycloak is another one, and towards
 // one that has too little time to get healthy; neither takes a reboot. Keycloak's
 // data are kept before each, and are what they were after the way back. Users'
-// ingress is closed while a release is on trial.
-func (o others) updates(t *testing.T) {
+// ingress is closed while a release is on trial. After each, still looks for what
+// was there before.
+func (o others) updates(t *testing.T, still func(*testing.T)) {
 	vm, err := lab.Open(filepath.Join(o.site, "out", "lab"))
 	must(t, err)
 	r, _ := result(t, o.site)
@@ -39,7 +40,7 @@ func (o others) updates(t *testing.T) {
 	says(said, keeps)
 	says(said, opens)
 	o.pageIsThere(t)
-	o.stillThere(t)
+	still(t)
 
 	said, seen = len(console(t, vm)), o.watch(t)
 	ctx, stop := context.WithCancel(t.Context())
@@ -58,17 +59,24 @@ func (o others) updates(t *testing.T) {
 		t.Errorf("what was changed in the trial is %q after the way back, not %q", got, want)
 	}
 	o.pageIsThere(t)
-	o.stillThere(t)
+	still(t)
 }
 
 // otherKeycloak gives Keycloak's pods an annotation, so that they are made anew.
+// Jobs keep theirs: they have another name where they are another.
 func otherKeycloak(word string) func(component, text string) string {
 	return func(component, text string) string {
 		if component != "keycloak" {
 			return text
 		}
 		const metadata = "  template:\n    metadata:\n"
-		return strings.Replace(text, metadata, metadata+"      annotations:\n        test.holdfast.dev/word: "+word+"\n", 1)
+		docs := strings.Split(text, "\n---\n")
+		for i, d := range docs {
+			if strings.Contains("\n"+d, "\nkind: Deployment\n") {
+				docs[i] = strings.Replace(d, metadata, metadata+"      annotations:\n        test.holdfast.dev/word: "+word+"\n", 1)
+			}
+		}
+		return strings.Join(docs, "\n---\n")
 	}
 }
 
