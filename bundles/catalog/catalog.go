@@ -24,6 +24,7 @@ type Component struct {
 	Namespace    string        `json:"namespace,omitempty"` // of its workloads
 	Needs        []string      `json:"needs,omitempty"`     // components that must be ready before it is applied
 	After        []string      `json:"after,omitempty"`     // components that must be applied before it; its pods wait for them
+	Yields       []string      `json:"yields,omitempty"`    // components whose long start it leaves the processors to, where the site has them
 	Uses         []Use         `json:"uses,omitempty"`      // what others offer; it needs them too
 	With         []With        `json:"with,omitempty"`      // where the site has another one too
 	Offers       []Offer       `json:"offers,omitempty"`

@@ -156,6 +156,15 @@ func checkAll(all []Component, programs map[[2]string]bool) []error {
 				fault("it comes after %s and needs it; needs are enough", n)
 			}
 		}
+		for _, n := range c.Yields {
+			on := map[string]bool{}
+			gather(n, byName(all), on)
+			if !names[n] {
+				fault("it yields to %s, which is not in the catalog", n)
+			} else if on[c.Name] {
+				fault("it yields to %s, which stands on it", n)
+			}
+		}
 		for _, p := range c.HostPrograms {
 			checkProgram(GoProgram(p), programs, fault)
 		}

@@ -344,7 +344,7 @@ func onNode(s *node.Services, k catalog.Component) {
 }
 
 func nodeComponent(k catalog.Component, digests map[string]store.Digest) (node.Component, error) {
-	c := node.Component{Name: k.Name, Namespace: k.Namespace, Needs: k.AllNeeds(), After: k.After, Uses: k.AlsoUses(), Rollback: k.Rollback}
+	c := node.Component{Name: k.Name, Namespace: k.Namespace, Needs: k.AllNeeds(), After: k.After, Uses: k.AlsoUses(), Yields: k.Yields, Rollback: k.Rollback}
 	for _, s := range k.Secrets {
 		n := node.Secret{Name: s.Name, Namespace: s.Namespace, Generate: s.Generate}
 		for _, p := range s.Pairs {

@@ -223,6 +223,53 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// A component lets another one start first, where there is one, and not for ever.
+func TestYields(t *testing.T) {
+	slow := component(t, "slow", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: slow}\n")
+	logs := component(t, "logs", "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: logs}\n")
+	logs.Yields = []string{"slow", "absent"}
+	for _, c := range []struct {
+		name   string
+		all    []Component
+		waited time.Duration
+		done   bool // it has started by then
+		want   string
+	}{
+		{"at first", []Component{slow, logs}, 0, false, "lets slow start first"},
+		{"later", []Component{slow, logs}, patience - time.Second, false, "lets slow start first"},
+		{"after too long", []Component{slow, logs}, patience, false, ""},
+		{"once it runs", []Component{slow, logs}, time.Minute, true, ""},
+		{"without it", []Component{logs}, 0, false, ""},
+	} {
+		f := &fake{unready: map[string]string{"slow": "starting"}}
+		clock := time.Unix(0, 0)
+		r := NewReconciler(f, c.all, nil, func() time.Time { return clock })
+		h := r.Tick(t.Context())
+		if clock = clock.Add(c.waited); c.done {
+			f.unready = nil
+		}
+		if c.waited > 0 {
+			h = r.Tick(t.Context())
+		}
+		got := h[len(h)-1]
+		if got.Reason != c.want || got.Applied != (c.want == "") {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+		if !got.Applied {
+			continue
+		}
+		// What runs is not taken away, and is applied anew like any other.
+		f.unready = map[string]string{"slow": "starting again", "logs": "broken"}
+		r.Tick(t.Context())
+		clock, f.done = clock.Add(lookAgain), nil
+		r.Tick(t.Context())
+		clock = clock.Add(applyAgain)
+		if h := r.Tick(t.Context()); !h[len(h)-1].Applied || !slices.Contains(f.done, "Service logs/s") {
+			t.Errorf("%s, broken: %+v, done %q", c.name, h, f.done)
+		}
+	}
+}
+
 // What stays unhealthy is applied anew, with its secrets and with what it needs,
 // ever less often; while that is not healthy, its status says so.
 func TestAgain(t *testing.T) {

@@ -63,6 +63,7 @@ type Reconciler struct {
 	secrets func(s node.Secret) (map[string]string, error)
 	now     func() time.Time
 
+	began     time.Time
 	inventory bool     // is saved
 	withheld  bool     // what is for a confirmed release
 	back      []string // components whose data are put back first
@@ -91,6 +92,9 @@ const (
 	// What is still not healthy is applied anew, ever less often, with what it
 	// needs: something of either may have been changed or removed.
 	applyAgain = 3 * time.Minute
+	// How long a component leaves the processors to another one that starts. A
+	// start that takes longer has failed, or the machine is too slow to wait.
+	patience = 30 * time.Minute
 )
 
 // NewReconciler takes components in dependency order. secrets returns the
@@ -113,7 +117,7 @@ func (r *Reconciler) Tick(ctx context.Context) []Health {
 			}
 			return r.health()
 		}
-		r.inventory = true
+		r.inventory, r.began = true, r.now()
 	}
 	due := r.due()
 	for _, p := range r.parts {
@@ -153,6 +157,10 @@ func (r *Reconciler) tick(ctx context.Context, p *part, due bool) {
 	default:
 		if missing := r.unapplied(p.After); len(missing) > 0 {
 			p.Reason = "comes after " + strings.Join(missing, ", ")
+			return
+		}
+		if first := r.unhealthy(p.Yields); !p.Applied && len(first) > 0 && r.now().Sub(r.began) < patience {
+			p.Reason = "lets " + strings.Join(first, ", ") + " start first"
 			return
 		}
 		waits, err := r.apply(ctx, p)

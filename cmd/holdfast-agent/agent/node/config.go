@@ -95,9 +95,10 @@ func (i Image) Ref() string { return i.Name + "@" + i.Digest }
 type Component struct {
 	Name      string   `json:"name"`
 	Namespace string   `json:"namespace"`
-	Needs     []string `json:"needs"`           // ready before it is applied; one that is no component here is part of the OS
-	After     []string `json:"after,omitempty"` // applied before it
-	Uses      []string `json:"uses,omitempty"`  // used by its pods, which wait for them by themselves
+	Needs     []string `json:"needs"`            // ready before it is applied; one that is no component here is part of the OS
+	After     []string `json:"after,omitempty"`  // applied before it
+	Uses      []string `json:"uses,omitempty"`   // used by its pods, which wait for them by themselves
+	Yields    []string `json:"yields,omitempty"` // ready before it is applied, for as long as that is patient
 	Secrets   []Secret `json:"secrets"`
 	First     []Ready  `json:"first,omitempty"` // Jobs that must have ended before its workloads are applied
 	Ready     []Ready  `json:"ready"`
