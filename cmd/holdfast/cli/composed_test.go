@@ -2,6 +2,7 @@ package cli
 
 import (
 	"archive/tar"
+	"archive/zip"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -46,7 +47,8 @@ func PackComposed(ctx context.Context, dir, cache, name string) error {
 		{"etc/os-release", "ID=debian\nVERSION_ID=\"12\"\n"},
 		{"var/lib/dpkg/status", "Package: zlib1g\nStatus: install ok installed\nArchitecture: amd64\nSource: zlib\nVersion: 1:1.2.13.dfsg-1\n"},
 	}))
-	b.lock = composedLock(c, others)
+	archive := c.put(layerOf([][2]string{{"app-1.0/lib/core.jar", jarOf("META-INF/maven/org.example/core/pom.properties", "groupId=org.example\nartifactId=core\nversion=1.2\n")}}))
+	b.lock = composedLock(others, archive)
 	images = append(images, bundles.Image{Name: b.lock.Images[0].Name, Component: "site", MediaType: b.lock.Images[0].MediaType, Manifest: others})
 	b.in = inputs{
 		site:     overlays.Site{Name: "demo", Domain: "demo.example", Release: 7, Zone: "official", OS: overlays.OS{Suite: "trixie"}},
@@ -142,7 +144,7 @@ func compileSmall(ctx context.Context, dir string) (string, error) {
 	return f.Name(), nil
 }
 
-func composedLock(c composer, others store.Content) airgap.Lock {
+func composedLock(others, archive store.Content) airgap.Lock {
 	h1 := "h1:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
 	digest := func(text string) store.Digest { return store.FromBytes([]byte(text)) }
 	content := func(text string) store.Content { return store.Content{Digest: digest(text), Size: int64(len(text))} }
@@ -167,7 +169,7 @@ func composedLock(c composer, others store.Content) airgap.Lock {
 		Files:      []airgap.File{{Name: "trust/policy.json", Content: content("policy")}},
 		Images: []airgap.Image{{Name: "registry.example/team/app:1", Upstream: "registry.example/made/app:1", Origin: "registry", Platform: "linux/amd64",
 			MediaType: "application/vnd.oci.image.manifest.v1+json", Content: others, Index: digest("index"), Bytes: 100, Signature: "not asked for"}},
-		Maven: []airgap.Artifact{{Name: "org.example:app:1.0:tar.gz", Content: content("app")}},
+		Maven: []airgap.Artifact{{Name: "org.example:app:1.0:tar.gz", Content: archive}},
 	}
 }
 
@@ -223,6 +225,16 @@ func (c *composer) image(layer string) store.Content {
 }
 
 // layerOf is a tar of files, by name and text.
+// jarOf is an archive of Java's with one file.
+func jarOf(name, text string) string {
+	var b bytes.Buffer
+	w := zip.NewWriter(&b) // to a buffer nothing fails
+	f, _ := w.Create(name)
+	_, _ = io.WriteString(f, text)
+	_ = w.Close()
+	return b.String()
+}
+
 func layerOf(files [][2]string) string {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b) // to a buffer nothing fails
