@@ -263,7 +263,8 @@ func TestLibrariesAreSilent(t *testing.T) {
 			continue
 		}
 		for s := range selectors(t, p) {
-			if speaks.MatchString(s) {
+			// In the namespaces image/sandbox is the whole program.
+			if speaks.MatchString(s) && name+" "+s != "image/sandbox os.Exit" {
 				t.Errorf("%s uses %s", name, s)
 			}
 		}

@@ -21,6 +21,7 @@ type Container struct {
 	Programs []ContainerFile  `json:"programs"`
 	Archives []Archive        `json:"archives,omitempty"` // put over the packages
 	Files    []rootfs.File    `json:"-"`                  // put over both
+	Steps    []Step           `json:"steps,omitempty"`    // run over all of these, one after the other
 	Config   oci.Config       `json:"config"`
 }
 
@@ -63,7 +64,11 @@ func containerDrop(name string) bool {
 func ComposeContainer(ctx context.Context, s *store.Store, c Container, epoch int64, identity store.Digest, progress func(done, total int)) (store.Content, error) {
 	c.Programs = slices.Clone(c.Programs)
 	var files []string
-	for _, f := range c.Files {
+	all := c.Files
+	for _, st := range c.Steps {
+		all = slices.Concat(all, st.Files)
+	}
+	for _, f := range all {
 		b, err := readData(f)
 		if err != nil {
 			return store.Content{}, fmt.Errorf("cannot compose image %s: %w", c.Name, err)
@@ -98,6 +103,13 @@ func ComposeContainer(ctx context.Context, s *store.Store, c Container, epoch in
 			return store.Content{}, fmt.Errorf("cannot compose image %s: %w", c.Name, err)
 		}
 		layers, config = append(base, layers...), says.Over(config)
+	}
+	for _, st := range c.Steps {
+		l, err := st.layer(ctx, s, layers, epoch)
+		if err != nil {
+			return store.Content{}, fmt.Errorf("cannot compose image %s: %w", c.Name, err)
+		}
+		layers = append(layers, l)
 	}
 	for _, l := range layers {
 		known.Layers = append(known.Layers, l.Content)

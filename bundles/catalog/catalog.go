@@ -9,6 +9,7 @@ package catalog
 
 import (
 	"slices"
+	"strings"
 
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/signing"
@@ -98,11 +99,22 @@ type Source struct {
 	Dirs       []Dir       `json:"dirs,omitempty"`
 	Files      []TextFile  `json:"files,omitempty"`
 	Links      []Link      `json:"links,omitempty"`
+	Steps      []Step      `json:"steps,omitempty"` // run over all of these
 	Entrypoint []string    `json:"entrypoint,omitempty"`
 	Cmd        []string    `json:"cmd,omitempty"`
 	Env        []string    `json:"env,omitempty"`  // NAME=value
 	User       string      `json:"user,omitempty"` // "uid:gid"
 	WorkingDir string      `json:"workingDir,omitempty"`
+}
+
+// Step is a program of the image that is run once while the image is made, with
+// no network. It must write the same bytes whenever and wherever it runs.
+type Step struct {
+	Run   []string  `json:"run"`             // program and arguments
+	Env   []string  `json:"env,omitempty"`   // NAME=value; all of its environment
+	Maven []Archive `json:"maven,omitempty"` // there for the step alone; those that are a jar as a file
+	Data  []Data    `json:"data,omitempty"`  // there for the step alone
+	Keep  string    `json:"keep"`            // the directory of which the image gets what is there then
 }
 
 // Exclude is a Debian package that is never chosen, and why.
@@ -129,14 +141,18 @@ type Dir struct {
 	GID  int    `json:"gid,omitempty"`
 }
 
-// Archive is a tar.gz of a Maven repository, unpacked without its top directory.
+// Archive is a tar.gz of a Maven repository, unpacked without its top directory,
+// or a jar, in a step alone.
 type Archive struct {
-	Artifact string       `json:"artifact"` // group:artifact:version:tar.gz
+	Artifact string       `json:"artifact"` // group:artifact:version:type
 	Digest   store.Digest `json:"digest"`
 	Size     int64        `json:"size"`
-	Path     string       `json:"path"`           // of the directory in the image
+	Path     string       `json:"path"`           // of the directory in the image, or of the jar
 	Drop     []string     `json:"drop,omitempty"` // what is left out, below that directory
 }
+
+// IsJar reports whether the artifact is one file, that is not unpacked.
+func (a Archive) IsJar() bool { return strings.HasSuffix(a.Artifact, ":jar") }
 
 // Content is the artifact's.
 func (a Archive) Content() store.Content { return store.Content{Digest: a.Digest, Size: a.Size} }

@@ -269,17 +269,17 @@ func checkPath(p string, fault func(string, ...any)) {
 }
 
 func checkSource(c Component, image string, s Source, programs map[[2]string]bool, fault func(string, ...any)) {
-	for _, a := range s.Maven {
-		checkPath(a.Path, fault)
-		if _, err := store.ParseDigest(string(a.Digest)); err != nil || a.Size <= 0 || !strings.HasSuffix(a.Artifact, ":tar.gz") {
-			fault("image %s: artifact %s needs digest and size, and to be a tar.gz", image, a.Artifact)
+	checkArchives(image, s.Maven, false, fault)
+	checkData(c, image, s.Data, fault)
+	for _, st := range s.Steps {
+		if len(st.Run) == 0 {
+			fault("image %s: a step runs nothing", image)
+		} else {
+			checkPath(st.Run[0], fault)
 		}
-	}
-	for _, d := range s.Data {
-		checkPath(d.Path, fault)
-		if _, ok := c.Files[d.File]; !ok {
-			fault("image %s: there is no files/%s", image, d.File)
-		}
+		checkPath(st.Keep, fault)
+		checkArchives(image, st.Maven, true, fault)
+		checkData(c, image, st.Data, fault)
 	}
 	for _, p := range s.Go {
 		checkProgram(p, programs, fault)
@@ -315,6 +315,25 @@ func checkSource(c Component, image string, s Source, programs map[[2]string]boo
 	}
 	if !s.holdsSomething() {
 		fault("image %s holds nothing", image)
+	}
+}
+
+func checkArchives(image string, all []Archive, step bool, fault func(string, ...any)) {
+	for _, a := range all {
+		checkPath(a.Path, fault)
+		jar := step && a.IsJar() && len(a.Drop) == 0
+		if _, err := store.ParseDigest(string(a.Digest)); err != nil || a.Size <= 0 || !jar && !strings.HasSuffix(a.Artifact, ":tar.gz") {
+			fault("image %s: artifact %s needs digest and size, and to be a tar.gz, or in a step a jar", image, a.Artifact)
+		}
+	}
+}
+
+func checkData(c Component, image string, all []Data, fault func(string, ...any)) {
+	for _, d := range all {
+		checkPath(d.Path, fault)
+		if _, ok := c.Files[d.File]; !ok {
+			fault("image %s: there is no files/%s", image, d.File)
+		}
 	}
 }
 

@@ -119,97 +119,37 @@ func TestPostgresDatabase(t *testing.T) {
 	}
 }
 
-// A shell script stands for Java: it says what it was asked to build, and that
-// it was started.
+// A shell script stands for Java: it says that it was started.
 func TestKeycloakStart(t *testing.T) {
 	program := buildRecipe(t, "keycloak-start")
 	dir := t.TempDir()
 	put(t, dir+"/realm.json", `{"a": ["file:`+dir+`/key"], "b": {"c": "plain", "d": 1}}`, 0o600)
 	put(t, dir+"/key", "-----BEGIN\n\"x\"\n", 0o600)
-	for _, d := range []string{"/jvm/bin", "/original", "/server"} {
-		if err := os.MkdirAll(dir+d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	put(t, dir+"/jvm/release", "21.0.13", 0o600)
-	if err := os.Symlink(dir+"/jvm/bin/java", dir+"/java"); err != nil { // as distributions have it
-		t.Fatal(err)
-	}
-	put(t, dir+"/jvm/bin/java", `#!/bin/sh
-case "$2" in
-build) test ! -e "$AUGMENT_TO/fail" && cat "$AUGMENT_TO/app" && echo "built $*" >>"$AUGMENT_TO/app" ;;
-start) echo "started $DB_PASSWORD/$DB_PASSWORD_FILE" ;;
-esac
-`, 0o700)
-	put(t, dir+"/original/app", "original\n", 0o600)
-	run := func() (string, error) {
+	put(t, dir+"/java", "#!/bin/sh\necho \"started $DB_PASSWORD/$DB_PASSWORD_FILE\"\n", 0o700)
+	run := func(env ...string) (string, error) {
 		cmd := exec.Command(program, dir+"/java", "main", "start", "--optimized")
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "REALM=" + dir + "/realm.json", "REALM_IMPORT=" + dir + "/import.json", "DB_PASSWORD_FILE=" + dir + "/password",
-			"AUGMENT_FROM=" + dir + "/original", "AUGMENT_TO=" + dir + "/server", "AUGMENT_OPTIONS=--db=postgres  --features=docker"}
+		cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "REALM=" + dir + "/realm.json", "REALM_IMPORT=" + dir + "/import.json"}, env...)
 		b, err := cmd.CombinedOutput()
 		return string(b), err
 	}
-	if out, err := run(); err == nil || !strings.Contains(out, "/password") {
+	password := "DB_PASSWORD_FILE=" + dir + "/password"
+	if out, err := run(password); err == nil || !strings.Contains(out, "/password") {
 		t.Errorf("started without its password: %s", out)
 	}
 	put(t, dir+"/password", "secret\n", 0o600)
-
-	const built = "original\nbuilt main build --db=postgres --features=docker\n"
-	starts := func(what, app string, builds bool) {
-		t.Helper()
-		out, err := run()
-		if err != nil || !strings.HasSuffix(out, "started secret/\n") || strings.Contains(out, "making the server") != builds {
-			t.Errorf("%s: %v: %s", what, err, out)
-		}
-		if got, err := os.ReadFile(dir + "/server/app"); err != nil || string(got) != app {
-			t.Errorf("%s: the server is %q, %v", what, got, err)
-		}
+	if out, err := run(password); err != nil || out != "started secret/\n" {
+		t.Errorf("%v: %s", err, out)
 	}
-	starts("the first time", built, true)
-	starts("the second time", built, false)
-	put(t, dir+"/original/app", "newer\n", 0o600)
-	starts("after an update", strings.Replace(built, "original", "newer", 1), true)
-	put(t, dir+"/jvm/release", "21.0.14", 0o600)
-	starts("with another Java", strings.Replace(built, "original", "newer", 1), true)
-
 	got, err := os.ReadFile(dir + "/import.json")
 	if want := `{"a":["-----BEGIN\n\"x\""],"b":{"c":"plain","d":1}}`; err != nil || string(got) != want {
 		t.Errorf("the realm is %s, %v", got, err)
 	}
 
-	// A step that failed leaves no mark: the next start does it again.
-	put(t, dir+"/original/fail", "", 0o600)
-	if out, err := run(); err == nil || !strings.Contains(out, "cannot make the server: build") {
-		t.Errorf("started though the step failed: %s", out)
-	}
-	if err := os.Remove(dir + "/original/fail"); err != nil {
-		t.Fatal(err)
-	}
-	starts("after a failure", strings.Replace(built, "original", "newer", 1), true)
-
 	// A database that cannot be asked is named, and its password is not.
-	cmd := exec.Command(program, dir+"/java", "main", "start", "--optimized")
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "REALM=" + dir + "/realm.json", "REALM_IMPORT=" + dir + "/import.json",
-		"AUGMENT_FROM=" + dir + "/original", "AUGMENT_TO=" + dir + "/server", "AUGMENT_OPTIONS=--db=postgres  --features=docker",
-		"TABLES=" + dir + "/realm.json", "KC_DB_URL_HOST=127.0.0.1:1", "KC_DB_URL_DATABASE=keycloak", "KC_DB_USERNAME=keycloak", "KC_DB_PASSWORD_FILE=" + dir + "/password",
-		"KC_DB_URL_PROPERTIES=?sslmode=verify-full&sslrootcert=system"}
-	if b, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(b), "cannot make the tables") || !strings.Contains(string(b), "127.0.0.1:1") ||
-		strings.Contains(string(b), "started") || strings.Contains(string(b), "secret") {
-		t.Errorf("without its database: %v: %s", err, b)
-	}
-
-	// What is copied takes the place of what was there, and nothing is no server.
-	copies := func(from string) (string, error) {
-		b, err := exec.Command(program, "copy", dir+from, dir+"/server").CombinedOutput()
-		return string(b), err
-	}
-	if out, err := copies("/jvm/nothing"); err == nil || !strings.Contains(out, "holds nothing") {
-		t.Errorf("copied nothing: %v: %s", err, out)
-	}
-	out, err := copies("/original")
-	left, rerr := os.ReadDir(dir + "/server")
-	if err != nil || rerr != nil || len(left) != 1 || left[0].Name() != "app" {
-		t.Errorf("copied %v: %v, %v: %s", left, err, rerr, out)
+	out, err := run("TABLES="+dir+"/realm.json", "KC_DB_URL_HOST=127.0.0.1:1", "KC_DB_URL_DATABASE=keycloak", "KC_DB_USERNAME=keycloak",
+		"KC_DB_PASSWORD_FILE="+dir+"/password", "KC_DB_URL_PROPERTIES=?sslmode=verify-full&sslrootcert=system")
+	if err == nil || !strings.Contains(out, "cannot make the tables") || !strings.Contains(out, "127.0.0.1:1") || strings.Contains(out, "started") || strings.Contains(out, "secret") {
+		t.Errorf("without its database: %v: %s", err, out)
 	}
 }
 

@@ -128,11 +128,9 @@ func (b builder) container(k catalog.Component, how making, programs map[string]
 		c.Programs = append(c.Programs, image.ContainerFile{Path: strings.TrimPrefix(p.Path, "/"), Program: programs[p.Recipe+"/"+p.Program]})
 	}
 	for _, a := range how.as.Maven {
-		c.Archives = append(c.Archives, image.Archive{Name: a.Artifact, Content: a.Content(), Path: strings.TrimPrefix(a.Path, "/"), Drop: a.Drop})
+		c.Archives = append(c.Archives, imageArchive(a))
 	}
-	for _, d := range how.as.Data {
-		c.Files = append(c.Files, rootfs.File{Path: strings.TrimPrefix(d.Path, "/"), Mode: rootfs.TypeRegular | 0o644, Data: rootfs.Bytes(k.Files[d.File])})
-	}
+	c.Files = imageData(k, how.as.Data)
 	for _, d := range how.as.Dirs {
 		c.Files = append(c.Files, rootfs.File{Path: strings.TrimPrefix(d.Path, "/"), Mode: rootfs.TypeDir | catalog.Perm(d.Mode), UID: d.UID, GID: d.GID})
 	}
@@ -142,7 +140,36 @@ func (b builder) container(k catalog.Component, how making, programs map[string]
 	for _, l := range how.as.Links {
 		c.Files = append(c.Files, rootfs.File{Path: strings.TrimPrefix(l.Path, "/"), Mode: rootfs.TypeSymlink | 0o777, Target: l.Target})
 	}
+	for _, st := range how.as.Steps {
+		one := image.Step{Run: st.Run, Env: st.Env, Keep: strings.TrimPrefix(st.Keep, "/"), Files: imageData(k, st.Data)}
+		for _, a := range st.Maven {
+			if !a.IsJar() {
+				one.Archives = append(one.Archives, imageArchive(a))
+				continue
+			}
+			if err := b.store.Check(a.Content()); err != nil {
+				return image.Container{}, fmt.Errorf("cannot compose image %s: %s: %w\nhint: run \"holdfast collect\"", how.name, a.Artifact, err)
+			}
+			one.Files = append(one.Files, rootfs.File{
+				Path: strings.TrimPrefix(a.Path, "/"), Mode: rootfs.TypeRegular | 0o644,
+				Data: rootfs.Section{Name: b.store.Path(a.Digest), Length: a.Size},
+			})
+		}
+		c.Steps = append(c.Steps, one)
+	}
 	return c, nil
+}
+
+func imageArchive(a catalog.Archive) image.Archive {
+	return image.Archive{Name: a.Artifact, Content: a.Content(), Path: strings.TrimPrefix(a.Path, "/"), Drop: a.Drop}
+}
+
+func imageData(k catalog.Component, all []catalog.Data) []rootfs.File {
+	var out []rootfs.File
+	for _, d := range all {
+		out = append(out, rootfs.File{Path: strings.TrimPrefix(d.Path, "/"), Mode: rootfs.TypeRegular | 0o644, Data: rootfs.Bytes(k.Files[d.File])})
+	}
+	return out
 }
 
 // compose makes the unsigned release.

@@ -21,7 +21,8 @@ type ingredients struct {
 	recipes  []string // by name, sorted
 	modules  []gobuild.Module
 	archives []catalog.Archive
-	agent    store.Digest // of holdfast's own program, in the OS
+	tools    []catalog.Archive // that its steps used, and it has not
+	agent    store.Digest      // of holdfast's own program, in the OS
 }
 
 // ingredients lists what was put into the OS root, which is first, and into
@@ -54,6 +55,13 @@ func (b builder) ingredients(images []bundles.Image, programs map[string]store.C
 				continue
 			}
 			one := ingredients{image: images[i], over: how.over, archives: how.as.Maven}
+			for _, st := range how.as.Steps {
+				for _, a := range st.Maven {
+					if !slices.ContainsFunc(slices.Concat(one.archives, one.tools), func(x catalog.Archive) bool { return x.Digest == a.Digest }) {
+						one.tools = append(one.tools, a)
+					}
+				}
+			}
 			if len(how.as.Debs) > 0 {
 				if one.packages, err = b.lock.PackagesOf(imageSet(im.Name)); err != nil {
 					return nil, err

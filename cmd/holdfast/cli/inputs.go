@@ -226,7 +226,11 @@ func (in *inputs) askParts(image string, s catalog.Source, used map[string]bool)
 	if len(s.Debs) > 0 {
 		in.request.Sets = append(in.request.Sets, airgap.Want{Name: imageSet(image), Packages: s.Debs, Exclude: excludes(s.Exclude)})
 	}
-	for _, a := range s.Maven {
+	archives := s.Maven
+	for _, st := range s.Steps {
+		archives = slices.Concat(archives, st.Maven)
+	}
+	for _, a := range archives {
 		if n := (airgap.Artifact{Name: a.Artifact, Content: a.Content()}); !slices.Contains(in.request.Maven, n) {
 			in.request.Maven = append(in.request.Maven, n)
 		}

@@ -144,7 +144,7 @@ func (b builder) resources(m ingredients) ([]provenance.Resource, error) {
 	if m.agent != "" {
 		out = append(out, provenance.Resource{Name: "holdfast-agent", Digest: provenance.SHA256(string(m.agent)), Annotations: map[string]any{"version": Version}})
 	}
-	for _, a := range m.archives {
+	for _, a := range slices.Concat(m.archives, m.tools) {
 		out = append(out, provenance.Resource{Name: a.Artifact, URI: mavenURL(a.Artifact), Digest: provenance.SHA256(string(a.Digest))})
 	}
 	return out, errors.Join(errs...)

@@ -19,7 +19,7 @@ func (p *pods) ownTables(t *testing.T) map[string]int {
 	const file = "../../../bundles/catalog/components/keycloak/files/tables.sql"
 	p.setEnv("Deployment", "keycloak", "TABLES", "")
 	keycloak := p.start("Deployment", "keycloak", "keycloak")
-	t.Logf("Keycloak's first start, with its build step and tables of its own: %v", p.keycloakReady(t, keycloak))
+	t.Logf("Keycloak's first start, with tables of its own: %v", p.keycloakReady(t, keycloak))
 	keycloak.stop()
 	made := statements(p.postgres(t, "pg_dump", "--schema-only", "--no-owner", "--no-acl", "keycloak") +
 		p.postgres(t, "pg_dump", "--data-only", "--rows-per-insert=1000", "--table=databasechangelog*", "keycloak"))
@@ -33,7 +33,7 @@ func (p *pods) ownTables(t *testing.T) map[string]int {
 	}
 	rows := p.rows(t)
 	p.postgres(t, "psql", "-c", "DROP DATABASE keycloak")
-	p.setEnv("Deployment", "keycloak", "TABLES", "/opt/keycloak-original/tables.sql")
+	p.setEnv("Deployment", "keycloak", "TABLES", "/opt/keycloak-tables.sql")
 	return rows
 }
 

@@ -1,0 +1,42 @@
+package cli
+
+import (
+	"sync"
+	"testing"
+
+	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/overlays"
+	"holdfast.dev/holdfast/qemu-tests/longtest"
+)
+
+// TestSteps makes Keycloak's image, whose step runs Java, twice at once, so that
+// each is held up by the other, and wants the same bytes. What comes of it alone
+// is TestPlatform's.
+func TestSteps(t *testing.T) {
+	longtest.Begin(t)
+	if c, err := (&app{Host: System()}).mavenClient(overlays.Site{}); err != nil || len(c.Repositories) == 0 {
+		t.Skipf("no Maven repository: %v", err)
+	}
+	one := siteOf(t, "keycloak")
+	programs, err := one.compile(t.Context())
+	must(t, err)
+	two := one
+	// As if by another holdfast: what is remembered of one is not the other's.
+	one.identity, two.identity = store.FromBytes([]byte("one"+t.TempDir())), store.FromBytes([]byte("two"+t.TempDir()))
+	var made [2]store.Content
+	var wait sync.WaitGroup
+	for i, b := range []builder{one, two} {
+		wait.Go(func() {
+			images, err := b.images(t.Context(), programs)
+			if err != nil || len(images) != 1 {
+				t.Errorf("%d images: %v", len(images), err)
+				return
+			}
+			made[i] = images[0].Manifest
+		})
+	}
+	wait.Wait()
+	if made[0] != made[1] || made[0] == (store.Content{}) {
+		t.Errorf("the images are %v and %v", made[0].Digest, made[1].Digest)
+	}
+}

@@ -1,0 +1,97 @@
+// Package sandbox runs a program of a file tree while an image is made: the
+// tree is all that it sees of the host's files, beside /proc and /dev, and there
+// is no network. It takes what the kernel gives every user: namespaces
+// (user_namespaces(7)), in which the user that builds is root.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+)
+
+// inside is the name by which this program calls itself in the namespaces.
+const inside = "holdfast-sandbox"
+
+// Run runs argv, whose program is a path in the tree, with env alone as its
+// environment; what it says goes to out. Files that it writes below dir belong
+// to the user that builds.
+func Run(ctx context.Context, dir string, argv, env []string, out io.Writer) error {
+	if len(argv) == 0 || !filepath.IsAbs(argv[0]) {
+		return errors.New("cannot run a step: want a program with its whole path")
+	}
+	var setup strings.Builder // why it could not be begun
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("cannot run %s: %w", argv[0], err)
+	}
+	defer r.Close()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd.Args = append([]string{inside, dir}, argv...)
+	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = env, "/", out, out
+	if env == nil {
+		cmd.Env = []string{}
+	}
+	cmd.ExtraFiles = []*os.File{w}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		Setpgid:     true,
+		Pdeathsig:   syscall.SIGKILL,
+	}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	// Pdeathsig is sent when the thread ends that started the program.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return fmt.Errorf("cannot run %s in namespaces of its own: %w\nhint: the kernel has to let users make them: see user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns (sysctl), and what a container around this is allowed", argv[0], err)
+	}
+	_, rerr := io.Copy(&setup, r)
+	err = cmd.Wait()
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case setup.Len() > 0:
+		return fmt.Errorf("cannot run %s: %s", argv[0], setup.String())
+	case err != nil:
+		return fmt.Errorf("%s: %w", argv[0], err)
+	}
+	return rerr
+}
+
+func init() {
+	if len(os.Args) < 3 || os.Args[0] != inside {
+		return
+	}
+	report := os.NewFile(3, "report")
+	syscall.CloseOnExec(3)
+	err := become(os.Args[1], os.Args[2:])
+	fmt.Fprint(report, err)
+	os.Exit(1)
+}
+
+// become replaces this program by argv, with dir as its root.
+func become(dir string, argv []string) error {
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("cannot part from the host's mounts: %w", err)
+	}
+	for _, name := range []string{"/proc", "/dev"} {
+		if err := syscall.Mount(name, dir+name, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
+			return fmt.Errorf("cannot bring %s along: %w", name, err)
+		}
+	}
+	if err := errors.Join(syscall.Chroot(dir), os.Chdir("/")); err != nil {
+		return err
+	}
+	return fmt.Errorf("cannot start it: %w", syscall.Exec(argv[0], argv, os.Environ()))
+}
