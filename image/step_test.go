@@ -10,6 +10,7 @@ import (
 	"holdfast.dev/holdfast/airgap/store"
 	"holdfast.dev/holdfast/image/oci"
 	"holdfast.dev/holdfast/image/rootfs"
+	"holdfast.dev/holdfast/image/sandbox"
 )
 
 // What the program of the image does, told by its arguments.
@@ -54,6 +55,9 @@ func main() {
 `
 
 func TestStep(t *testing.T) {
+	if err := sandbox.Check(); err != nil {
+		t.Skip(err)
+	}
 	dir := t.TempDir()
 	for name, text := range map[string]string{"main.go": stepProgram, "go.mod": "module step\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {

@@ -20,6 +20,34 @@ import (
 // inside is the name by which this program calls itself in the namespaces.
 const inside = "holdfast-sandbox"
 
+// ErrForbidden is wrapped by errors about namespaces that the kernel does not
+// let this user make.
+var ErrForbidden = errors.New("the kernel does not let this user make namespaces")
+
+// Check reports whether Run can work here.
+func Check() error {
+	if out, err := command(context.Background(), "").CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %w%s\nhint: see user.max_user_namespaces, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns (sysctl), and what a container around this is allowed", ErrForbidden, err, out)
+	}
+	return nil
+}
+
+// command is this program, in namespaces of its own.
+func command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd.Args = append([]string{inside}, args...)
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+		Setpgid:     true,
+		Pdeathsig:   syscall.SIGKILL,
+	}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	return cmd
+}
+
 // Run runs argv, whose program is a path in the tree, with env alone as its
 // environment; what it says goes to out. Files that it writes below dir belong
 // to the user that builds.
@@ -33,28 +61,16 @@ func Run(ctx context.Context, dir string, argv, env []string, out io.Writer) err
 		return fmt.Errorf("cannot run %s: %w", argv[0], err)
 	}
 	defer r.Close()
-	cmd := exec.CommandContext(ctx, "/proc/self/exe")
-	cmd.Args = append([]string{inside, dir}, argv...)
-	cmd.Env, cmd.Dir, cmd.Stdout, cmd.Stderr = env, "/", out, out
-	if env == nil {
-		cmd.Env = []string{}
-	}
+	cmd := command(ctx, append([]string{dir}, argv...)...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = append([]string{}, env...), out, out
 	cmd.ExtraFiles = []*os.File{w}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-		Setpgid:     true,
-		Pdeathsig:   syscall.SIGKILL,
-	}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	// Pdeathsig is sent when the thread ends that started the program.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	err = cmd.Start()
 	w.Close()
 	if err != nil {
-		return fmt.Errorf("cannot run %s in namespaces of its own: %w\nhint: the kernel has to let users make them: see user.max_user_namespaces, kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns (sysctl), and what a container around this is allowed", argv[0], err)
+		return fmt.Errorf("cannot run %s: %w: %w", argv[0], ErrForbidden, err)
 	}
 	_, rerr := io.Copy(&setup, r)
 	err = cmd.Wait()
@@ -70,8 +86,15 @@ func Run(ctx context.Context, dir string, argv, env []string, out io.Writer) err
 }
 
 func init() {
-	if len(os.Args) < 3 || os.Args[0] != inside {
+	if len(os.Args) < 2 || os.Args[0] != inside {
 		return
+	}
+	if os.Args[1] == "" { // of Check
+		if err := apart(); err != nil {
+			fmt.Fprint(os.NewFile(2, "errors"), ": ", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	report := os.NewFile(3, "report")
 	syscall.CloseOnExec(3)
@@ -82,8 +105,8 @@ func init() {
 
 // become replaces this program by argv, with dir as its root.
 func become(dir string, argv []string) error {
-	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("cannot part from the host's mounts: %w", err)
+	if err := apart(); err != nil {
+		return err
 	}
 	for _, name := range []string{"/proc", "/dev"} {
 		if err := syscall.Mount(name, dir+name, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
@@ -94,4 +117,12 @@ func become(dir string, argv []string) error {
 		return err
 	}
 	return fmt.Errorf("cannot start it: %w", syscall.Exec(argv[0], argv, os.Environ()))
+}
+
+// apart has what is mounted from here on not seen by the host.
+func apart() error {
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("cannot part from the host's mounts: %w", err)
+	}
+	return nil
 }

@@ -48,6 +48,9 @@ func TestMain(m *testing.M) {
 // tree has a place for what is brought along, and the program.
 func tree(t *testing.T) string {
 	t.Helper()
+	if err := Check(); err != nil {
+		t.Skip(err)
+	}
 	dir := t.TempDir()
 	for _, d := range []string{"bin", "proc", "dev"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {

@@ -19,6 +19,7 @@ import (
 	"holdfast.dev/holdfast/cmd/holdfast/agentbin"
 	"holdfast.dev/holdfast/image"
 	"holdfast.dev/holdfast/image/gobuild"
+	"holdfast.dev/holdfast/image/sandbox"
 	"holdfast.dev/holdfast/signing"
 )
 
@@ -74,7 +75,7 @@ func (a *app) build(ctx context.Context) error {
 	if b.agent, err = agentbin.Agent(); err != nil {
 		return err
 	}
-	if err := b.needSpace(); err != nil {
+	if err := errors.Join(b.needSpace(), b.needSteps()); err != nil {
 		return err
 	}
 	programs, err := b.compile(ctx)
@@ -136,6 +137,22 @@ func (a *app) fittingLock(in inputs) (airgap.Lock, error) {
 
 // outDir is where outputs go, below the site's directory.
 func (a *app) outDir() string { return cmp.Or(a.out, filepath.Join(a.dir, "out")) }
+
+// needSteps refuses to start what could not run the steps of images.
+func (b builder) needSteps() error {
+	for _, c := range b.in.components {
+		for _, im := range c.Images {
+			if how := b.made(c, im); how.as == nil || len(how.as.Steps) == 0 {
+				continue
+			}
+			if err := sandbox.Check(); err != nil {
+				return fmt.Errorf("cannot make image %s, of which a program runs while it is made: %w", im.Name, err)
+			}
+			return nil
+		}
+	}
+	return nil
+}
 
 // needSpace refuses to start what the disk cannot hold. The figure is an
 // estimate: unpacked packages, compiled programs with the compiler's cache, and

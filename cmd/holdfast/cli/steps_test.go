@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"holdfast.dev/holdfast/airgap/store"
+	"holdfast.dev/holdfast/image/sandbox"
 	"holdfast.dev/holdfast/overlays"
 	"holdfast.dev/holdfast/qemu-tests/longtest"
 )
@@ -14,6 +15,9 @@ import (
 // is TestPlatform's.
 func TestSteps(t *testing.T) {
 	longtest.Begin(t)
+	if err := sandbox.Check(); err != nil {
+		t.Skip(err)
+	}
 	if c, err := (&app{Host: System()}).mavenClient(overlays.Site{}); err != nil || len(c.Repositories) == 0 {
 		t.Skipf("no Maven repository: %v", err)
 	}
