@@ -125,10 +125,14 @@ func TestKeycloakStart(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir+"/realm.json", `{"a": ["file:`+dir+`/key"], "b": {"c": "plain", "d": 1}}`, 0o600)
 	put(t, dir+"/key", "-----BEGIN\n\"x\"\n", 0o600)
-	put(t, dir+"/java", "#!/bin/sh\necho \"started $DB_PASSWORD/$DB_PASSWORD_FILE\"\n", 0o700)
+	put(t, dir+"/java", "#!/bin/sh\necho \"$1 $DB_PASSWORD/$DB_PASSWORD_FILE $CLASSPATH\"\n", 0o700)
+	for _, jar := range []string{"/first/z.jar", "/second/b.jar", "/second/a.jar", "/second/a.txt"} {
+		put(t, dir+jar, "", 0o600)
+	}
+	classPath := dir + "/first/z.jar:" + dir + "/second/a.jar:" + dir + "/second/b.jar"
 	run := func(env ...string) (string, error) {
 		cmd := exec.Command(program, dir+"/java", "main", "start", "--optimized")
-		cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "REALM=" + dir + "/realm.json", "REALM_IMPORT=" + dir + "/import.json"}, env...)
+		cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "REALM=" + dir + "/realm.json", "REALM_IMPORT=" + dir + "/import.json", "JARS=" + dir + "/first:" + dir + "/second"}, env...)
 		b, err := cmd.CombinedOutput()
 		return string(b), err
 	}
@@ -137,8 +141,16 @@ func TestKeycloakStart(t *testing.T) {
 		t.Errorf("started without its password: %s", out)
 	}
 	put(t, dir+"/password", "secret\n", 0o600)
-	if out, err := run(password); err != nil || out != "started secret/\n" {
+	if out, err := run(password); err != nil || out != "main secret/ "+classPath+"\n" {
 		t.Errorf("%v: %s", err, out)
+	}
+	if out, err := run(password, "JARS="+dir+"/second:"+dir+"/third"); err == nil || !strings.Contains(out, "no jars in \""+dir+"/third\"") {
+		t.Errorf("started without its jars: %s", out)
+	}
+	cmd := exec.Command(program, "exec", dir+"/java", "alone") // as while the image is made
+	cmd.Env = []string{"JARS=" + dir + "/first"}
+	if b, err := cmd.CombinedOutput(); err != nil || string(b) != "alone / "+dir+"/first/z.jar\n" {
+		t.Errorf("%v: %s", err, b)
 	}
 	got, err := os.ReadFile(dir + "/import.json")
 	if want := `{"a":["-----BEGIN\n\"x\""],"b":{"c":"plain","d":1}}`; err != nil || string(got) != want {
@@ -148,7 +160,7 @@ func TestKeycloakStart(t *testing.T) {
 	// A database that cannot be asked is named, and its password is not.
 	out, err := run("TABLES="+dir+"/realm.json", "KC_DB_URL_HOST=127.0.0.1:1", "KC_DB_URL_DATABASE=keycloak", "KC_DB_USERNAME=keycloak",
 		"KC_DB_PASSWORD_FILE="+dir+"/password", "KC_DB_URL_PROPERTIES=?sslmode=verify-full&sslrootcert=system")
-	if err == nil || !strings.Contains(out, "cannot make the tables") || !strings.Contains(out, "127.0.0.1:1") || strings.Contains(out, "started") || strings.Contains(out, "secret") {
+	if err == nil || !strings.Contains(out, "cannot make the tables") || !strings.Contains(out, "127.0.0.1:1") || strings.Contains(out, "main") || strings.Contains(out, "secret") {
 		t.Errorf("without its database: %v: %s", err, out)
 	}
 }

@@ -33,7 +33,8 @@ const (
 
 // Unpack puts the files of layers, lowest first, into a directory: what a
 // program would see that is run from the image, but that all belongs to the
-// user who unpacks, who can read it; devices and set-uid bits are left out.
+// user who unpacks, who can read it; devices, set-uid bits and the times of
+// directories are left out.
 func Unpack(ctx context.Context, s *store.Store, layers []LayerDesc, root *os.Root) error {
 	u := unpacker{ctx: ctx, root: root, bytes: maxUnpacked, files: maxFiles}
 	for _, l := range layers {
@@ -137,7 +138,7 @@ func (u *unpacker) member(name string, h *tar.Header, content io.Reader, here ma
 	}
 	switch h.Typeflag {
 	case tar.TypeReg:
-		return u.write(name, fs.FileMode(h.Mode)&0o777|0o600, content)
+		return errors.Join(u.write(name, fs.FileMode(h.Mode)&0o777|0o600, content), u.root.Chtimes(name, h.ModTime, h.ModTime))
 	case tar.TypeSymlink:
 		return u.root.Symlink(h.Linkname, name)
 	case tar.TypeLink:

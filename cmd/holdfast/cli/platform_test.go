@@ -65,8 +65,11 @@ func TestPlatform(t *testing.T) {
 	}
 	rows := p.ownTables(t)
 	p.hook(t, "postgresql", "database-keycloak")
+	p.logClasses(true)
 	keycloak := p.start("Deployment", "keycloak", "keycloak")
 	t.Logf("Keycloak's first start on an empty database: %v", p.keycloakReady(t, keycloak))
+	p.fromArchive(t)
+	p.logClasses(false)
 	if !strings.Contains(keycloak.said(), "keycloak-start: made the tables in ") || strings.Contains(keycloak.said(), "Initializing database schema") {
 		t.Errorf("Keycloak made its tables by itself:\n%s", keycloak.said())
 	}

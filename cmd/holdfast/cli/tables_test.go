@@ -3,12 +3,14 @@ package cli
 import (
 	"flag"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write Keycloak's tables anew, as it makes them by itself")
+var update = flag.Bool("update", false, "write Keycloak's tables anew, as it makes them by itself, and the classes that it loads")
 
 // ownTables has Keycloak make its tables by itself, as it does where its
 // database is not empty, and sees that an empty one gets the same from the
@@ -35,6 +37,44 @@ func (p *pods) ownTables(t *testing.T) map[string]int {
 	p.postgres(t, "psql", "-c", "DROP DATABASE keycloak")
 	p.setEnv("Deployment", "keycloak", "TABLES", "/opt/keycloak-tables.sql")
 	return rows
+}
+
+// logClasses has Keycloak's next start write down which classes it loads.
+func (p *pods) logClasses(on bool) {
+	options := ""
+	if on {
+		options = "-Xlog:class+load:file=/tmp/classes.log"
+	}
+	p.setEnv("Deployment", "keycloak", "JAVA_TOOL_OPTIONS", options)
+}
+
+var loaded = regexp.MustCompile(`\] (\S+) source: (shared objects file|file:|jrt:)`)
+
+// fromArchive sees that the classes that were loaded are those of the archive
+// in the image, all but those of signed jars, which it cannot have.
+func (p *pods) fromArchive(t *testing.T) {
+	t.Helper()
+	log, err := os.ReadFile(filepath.Join(p.dirOf(p.find("Deployment", "keycloak", "keycloak"), "tmp"), "classes.log"))
+	must(t, err)
+	var names []string
+	archived := 0
+	for _, m := range loaded.FindAllStringSubmatch(string(log), -1) {
+		if m[2] == "shared objects file" {
+			archived++
+		}
+		if !strings.Contains(m[1], "/") && !strings.Contains(m[1], "$$Lambda") { // made at run time
+			names = append(names, strings.ReplaceAll(m[1], ".", "/"))
+		}
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	if *update {
+		must(t, os.WriteFile("../../../bundles/catalog/components/keycloak/files/classes.txt", []byte(strings.Join(names, "\n")+"\n"), 0o644))
+	}
+	t.Logf("%d of %d classes are from the archive", archived, len(names))
+	if len(names) < 10000 || archived*100 < len(names)*95 {
+		t.Error("that is too few: run this test with -update, and run it again")
+	}
 }
 
 // postgres runs a program of the database's image as its administrator.
