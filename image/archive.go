@@ -18,17 +18,17 @@ import (
 const maxArchive = 4 << 30
 
 // tree unpacks the archive. All that is in it becomes root's, with the time
-// epoch; nothing of it can be written by others.
-func (a Archive) tree(s *store.Store, epoch int64) (*rootfs.Tree, error) {
+// ContainerTime; nothing of it can be written by others.
+func (a Archive) tree(s *store.Store) (*rootfs.Tree, error) {
 	plain, err := a.gunzip(s)
 	if err != nil {
 		return nil, fmt.Errorf("cannot unpack %s: %w", a.Name, err)
 	}
-	all := rootfs.New(epoch)
+	all := rootfs.New(ContainerTime)
 	if err := deb.AddTar(all, s.Path(plain.Digest), deb.AddOptions{Package: a.Name}); err != nil {
 		return nil, err
 	}
-	t := rootfs.New(epoch)
+	t := rootfs.New(ContainerTime)
 	used := map[string]bool{}
 	for _, f := range all.Files() {
 		_, below, ok := strings.Cut(f.Path, "/")
@@ -42,7 +42,7 @@ func (a Archive) tree(s *store.Store, epoch int64) (*rootfs.Tree, error) {
 			used[d] = true
 			continue
 		}
-		f.Path, f.UID, f.GID, f.MTime = path.Join(a.Path, below), 0, 0, epoch
+		f.Path, f.UID, f.GID, f.MTime = path.Join(a.Path, below), 0, 0, ContainerTime
 		f.Mode &^= 0o022
 		if err := t.Put(f); err != nil {
 			return nil, fmt.Errorf("cannot unpack %s: %w", a.Name, err)

@@ -58,10 +58,16 @@ func containerDrop(name string) bool {
 	return false
 }
 
+// ContainerTime is the time of all files in composed images, and of the images:
+// 1980, where the calendars of the oldest formats begin. With the time of a lock
+// each release would have other images, nodes would start all pods anew, and a
+// difference would carry them, where nothing in them changed.
+const ContainerTime = 315532800
+
 // ComposeContainer makes the image and returns its manifest. Packages and
 // programs are separate layers: a program that changes carries nothing else
 // along. A result that the store has is used again.
-func ComposeContainer(ctx context.Context, s *store.Store, c Container, epoch int64, identity store.Digest, progress func(done, total int)) (store.Content, error) {
+func ComposeContainer(ctx context.Context, s *store.Store, c Container, identity store.Digest, progress func(done, total int)) (store.Content, error) {
 	c.Programs = slices.Clone(c.Programs)
 	var files []string
 	all := c.Files
@@ -75,7 +81,7 @@ func ComposeContainer(ctx context.Context, s *store.Store, c Container, epoch in
 		}
 		files = append(files, fmt.Sprint(f.Path, f.Mode, f.UID, f.GID, f.Target, store.FromBytes(b)))
 	}
-	key, err := store.Key("container", c, files, epoch, identity)
+	key, err := store.Key("container", c, files, ContainerTime, identity)
 	if err != nil {
 		return store.Content{}, err
 	}
@@ -92,7 +98,7 @@ func ComposeContainer(ctx context.Context, s *store.Store, c Container, epoch in
 			return known.Manifest, nil
 		}
 	}
-	layers, err := containerLayers(ctx, s, c, epoch, progress)
+	layers, err := containerLayers(ctx, s, c, progress)
 	if err != nil {
 		return store.Content{}, fmt.Errorf("cannot compose image %s: %w", c.Name, err)
 	}
@@ -105,7 +111,7 @@ func ComposeContainer(ctx context.Context, s *store.Store, c Container, epoch in
 		layers, config = append(base, layers...), says.Over(config)
 	}
 	for _, st := range c.Steps {
-		l, err := st.layer(ctx, s, layers, epoch)
+		l, err := st.layer(ctx, s, layers)
 		if err != nil {
 			return store.Content{}, fmt.Errorf("cannot compose image %s: %w", c.Name, err)
 		}
@@ -114,42 +120,42 @@ func ComposeContainer(ctx context.Context, s *store.Store, c Container, epoch in
 	for _, l := range layers {
 		known.Layers = append(known.Layers, l.Content)
 	}
-	if known.Manifest, err = oci.Compose(s, layers, config, epoch, oci.LinuxAMD64); err != nil {
+	if known.Manifest, err = oci.Compose(s, layers, config, ContainerTime, oci.LinuxAMD64); err != nil {
 		return store.Content{}, fmt.Errorf("cannot compose image %s: %w", c.Name, err)
 	}
 	return known.Manifest, s.Remember(key, known)
 }
 
-func containerLayers(ctx context.Context, s *store.Store, c Container, epoch int64, progress func(done, total int)) ([]oci.LayerDesc, error) {
+func containerLayers(ctx context.Context, s *store.Store, c Container, progress func(done, total int)) ([]oci.LayerDesc, error) {
 	var layers []oci.LayerDesc
 	if len(c.Packages) > 0 {
-		t, err := Unpack(ctx, s, c.Packages, epoch, containerDrop, progress)
+		t, err := Unpack(ctx, s, c.Packages, ContainerTime, containerDrop, progress)
 		if err != nil {
 			return nil, err
 		}
-		if err := errors.Join(accounts(t, epoch), alternatives(t, epoch), t.Mkdir("tmp", 0o1777, epoch)); err != nil {
+		if err := errors.Join(accounts(t, ContainerTime), alternatives(t, ContainerTime), t.Mkdir("tmp", 0o1777, ContainerTime)); err != nil {
 			return nil, err
 		}
-		l, err := oci.Layer(s, t, epoch)
+		l, err := oci.Layer(s, t, ContainerTime)
 		if err != nil {
 			return nil, err
 		}
 		layers = append(layers, l)
 	}
 	for _, a := range c.Archives {
-		t, err := a.tree(s, epoch)
+		t, err := a.tree(s)
 		if err != nil {
 			return nil, err
 		}
-		l, err := oci.Layer(s, t, epoch)
+		l, err := oci.Layer(s, t, ContainerTime)
 		if err != nil {
 			return nil, err
 		}
 		layers = append(layers, l)
 	}
-	top := rootfs.New(epoch)
+	top := rootfs.New(ContainerTime)
 	for _, f := range c.Files {
-		f.MTime = epoch
+		f.MTime = ContainerTime
 		if err := top.Put(f); err != nil {
 			return nil, err
 		}
@@ -159,14 +165,14 @@ func containerLayers(ctx context.Context, s *store.Store, c Container, epoch int
 			return nil, err
 		}
 		if err := top.Put(rootfs.File{
-			Path: p.Path, Mode: rootfs.TypeRegular | 0o755, MTime: epoch,
+			Path: p.Path, Mode: rootfs.TypeRegular | 0o755, MTime: ContainerTime,
 			Data: rootfs.Section{Name: s.Path(p.Program.Digest), Length: p.Program.Size},
 		}); err != nil {
 			return nil, err
 		}
 	}
 	if top.Len() > 1 {
-		l, err := oci.Layer(s, top, epoch)
+		l, err := oci.Layer(s, top, ContainerTime)
 		if err != nil {
 			return nil, err
 		}

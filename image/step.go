@@ -32,7 +32,7 @@ type Step struct {
 const lastWords = 4 << 10
 
 // layer runs the step over the image that the layers make, and returns one more.
-func (st Step) layer(ctx context.Context, s *store.Store, layers []oci.LayerDesc, epoch int64) (oci.LayerDesc, error) {
+func (st Step) layer(ctx context.Context, s *store.Store, layers []oci.LayerDesc) (oci.LayerDesc, error) {
 	dir, err := os.MkdirTemp(filepath.Join(s.Dir(), "tmp"), "step-")
 	if err != nil {
 		return oci.LayerDesc{}, err
@@ -50,14 +50,14 @@ func (st Step) layer(ctx context.Context, s *store.Store, layers []oci.LayerDesc
 	if err != nil {
 		return oci.LayerDesc{}, err
 	}
-	if err := st.prepare(ctx, s, root, epoch); err != nil {
+	if err := st.prepare(ctx, s, root); err != nil {
 		return oci.LayerDesc{}, err
 	}
 	said := tail{limit: lastWords}
 	if err := sandbox.Run(ctx, dir, st.Run, st.Env, &said); err != nil {
 		return oci.LayerDesc{}, errors.Join(err, said.err())
 	}
-	t, err := kept(root, st.Keep, epoch)
+	t, err := kept(root, st.Keep)
 	if err != nil {
 		return oci.LayerDesc{}, errors.Join(err, said.err())
 	}
@@ -66,22 +66,22 @@ func (st Step) layer(ctx context.Context, s *store.Store, layers []oci.LayerDesc
 			return oci.LayerDesc{}, errors.Join(fmt.Errorf("the step removed /%s, which a layer below has", name), said.err())
 		}
 	}
-	return oci.Layer(s, t, epoch)
+	return oci.Layer(s, t, ContainerTime)
 }
 
 // prepare puts what only the step has into its directory.
-func (st Step) prepare(ctx context.Context, s *store.Store, root *os.Root, epoch int64) error {
+func (st Step) prepare(ctx context.Context, s *store.Store, root *os.Root) error {
 	var trees []*rootfs.Tree
 	for _, a := range st.Archives {
-		t, err := a.tree(s, epoch)
+		t, err := a.tree(s)
 		if err != nil {
 			return err
 		}
 		trees = append(trees, t)
 	}
-	top := rootfs.New(epoch)
+	top := rootfs.New(ContainerTime)
 	for _, d := range []string{"proc", "dev", "tmp"} {
-		if err := top.Mkdir(d, 0o755, epoch); err != nil {
+		if err := top.Mkdir(d, 0o755, ContainerTime); err != nil {
 			return err
 		}
 	}
@@ -92,7 +92,7 @@ func (st Step) prepare(ctx context.Context, s *store.Store, root *os.Root, epoch
 	}
 	for _, t := range append(trees, top) {
 		r, w := io.Pipe()
-		go func() { w.CloseWithError(oci.WriteTar(w, t, epoch)) }()
+		go func() { w.CloseWithError(oci.WriteTar(w, t, ContainerTime)) }()
 		err := oci.UnpackTar(ctx, r, root)
 		r.CloseWithError(err)
 		if err != nil {
@@ -119,8 +119,8 @@ func namesBelow(root *os.Root, dir string) ([]string, error) {
 
 // kept is what the image gets of a directory: files of root's, which others may
 // read.
-func kept(root *os.Root, dir string, epoch int64) (*rootfs.Tree, error) {
-	t := rootfs.New(epoch)
+func kept(root *os.Root, dir string) (*rootfs.Tree, error) {
+	t := rootfs.New(ContainerTime)
 	err := fs.WalkDir(root.FS(), dir, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -129,7 +129,7 @@ func kept(root *os.Root, dir string, epoch int64) (*rootfs.Tree, error) {
 		if err != nil {
 			return err
 		}
-		f := rootfs.File{Path: name, Mode: rootfs.TypeRegular | 0o644, MTime: epoch}
+		f := rootfs.File{Path: name, Mode: rootfs.TypeRegular | 0o644, MTime: ContainerTime}
 		switch {
 		case d.IsDir():
 			f.Mode = rootfs.TypeDir | 0o755

@@ -97,7 +97,7 @@ func TestStep(t *testing.T) {
 			}},
 			Config: oci.Config{Entrypoint: []string{"/bin/step"}},
 		}
-		m, err := ComposeContainer(t.Context(), s, c, 1700000000, store.FromBytes(nil), nil)
+		m, err := ComposeContainer(t.Context(), s, c, store.FromBytes(nil), nil)
 		if err != nil {
 			return "", err
 		}

@@ -206,7 +206,7 @@ func TestComposeContainer(t *testing.T) {
 	}
 	compose := func(s *store.Store, c Container) store.Content {
 		t.Helper()
-		m, err := ComposeContainer(context.Background(), s, c, epoch, identity, nil)
+		m, err := ComposeContainer(context.Background(), s, c, identity, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +232,7 @@ func TestComposeContainer(t *testing.T) {
 	}
 
 	spec.Packages = []airgap.Package{{Name: "bash", Version: "1", Content: store.Content{Digest: store.FromBytes([]byte("bash")), Size: 4}}}
-	_, err := ComposeContainer(context.Background(), s, spec, epoch, identity, nil)
+	_, err := ComposeContainer(context.Background(), s, spec, identity, nil)
 	if !errors.Is(err, store.ErrMissing) || !strings.Contains(err.Error(), `hint: run "holdfast collect"`) {
 		t.Errorf("a package that was not collected: %v", err)
 	}

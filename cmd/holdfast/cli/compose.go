@@ -42,7 +42,7 @@ func (b builder) images(ctx context.Context, programs map[string]store.Content) 
 			if err != nil {
 				return nil, err
 			}
-			m, err := image.ComposeContainer(ctx, b.store, spec, b.lock.Epoch, b.identity, func(n, total int) { report(n, total, im.Name) })
+			m, err := image.ComposeContainer(ctx, b.store, spec, b.identity, func(n, total int) { report(n, total, im.Name) })
 			if err != nil {
 				return nil, err
 			}

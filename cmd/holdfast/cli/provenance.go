@@ -102,7 +102,7 @@ func (b builder) imageStatement(m ingredients) (provenance.Statement, error) {
 	build := provenance.Build{
 		Type:         provenance.ImageBuild,
 		External:     map[string]any{"command": buildCommand, "image": m.image.Name, "component": m.image.Component},
-		Internal:     map[string]any{"epoch": b.lock.Epoch, "platform": airgap.Platform.String(), "scriptsAcceptedUnread": acceptedUnread(m.packages)},
+		Internal:     map[string]any{"platform": airgap.Platform.String(), "scriptsAcceptedUnread": acceptedUnread(m.packages)},
 		Dependencies: deps,
 	}
 	return provenance.New(imageSubjects([]bundles.Image{m.image}), build, Version), nil
