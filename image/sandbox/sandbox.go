@@ -1,7 +1,8 @@
 // Package sandbox runs a program of a file tree while an image is made: the
-// tree is all that it sees of the host's files, beside /proc and /dev, and there
-// is no network. It takes what the kernel gives every user: namespaces
-// (user_namespaces(7)), in which the user that builds is root.
+// tree is all that it sees of the host's files, beside the devices that hold
+// nothing; there are no other processes and no network. It takes what the kernel
+// gives every user: namespaces (user_namespaces(7)), in which the user that
+// builds is root.
 package sandbox
 
 import (
@@ -19,6 +20,9 @@ import (
 
 // inside is the name by which this program calls itself in the namespaces.
 const inside = "holdfast-sandbox"
+
+// devices are those that a program gets.
+var devices = []string{"/dev/full", "/dev/null", "/dev/random", "/dev/urandom", "/dev/zero"}
 
 // ErrForbidden is wrapped by errors about namespaces that the kernel does not
 // let this user make.
@@ -38,7 +42,7 @@ func command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd.Args = append([]string{inside}, args...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
 		Setpgid:     true,
@@ -90,7 +94,7 @@ func init() {
 		return
 	}
 	if os.Args[1] == "" { // of Check
-		if err := apart(); err != nil {
+		if err := errors.Join(apart(), mountProc("/proc")); err != nil {
 			fmt.Fprint(os.NewFile(2, "errors"), ": ", err)
 			os.Exit(1)
 		}
@@ -108,8 +112,18 @@ func become(dir string, argv []string) error {
 	if err := apart(); err != nil {
 		return err
 	}
-	for _, name := range []string{"/proc", "/dev"} {
-		if err := syscall.Mount(name, dir+name, "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
+	if err := mountProc(dir + "/proc"); err != nil {
+		return err
+	}
+	if err := syscall.Mount("dev", dir+"/dev", "tmpfs", syscall.MS_NOSUID|syscall.MS_NOEXEC, "mode=755"); err != nil {
+		return fmt.Errorf("cannot mount /dev: %w", err)
+	}
+	for _, name := range devices {
+		err := os.WriteFile(dir+name, nil, 0o600)
+		if err == nil {
+			err = syscall.Mount(name, dir+name, "", syscall.MS_BIND, "")
+		}
+		if err != nil {
 			return fmt.Errorf("cannot bring %s along: %w", name, err)
 		}
 	}
@@ -123,6 +137,14 @@ func become(dir string, argv []string) error {
 func apart() error {
 	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("cannot part from the host's mounts: %w", err)
+	}
+	return nil
+}
+
+// mountProc shows the processes of the namespace.
+func mountProc(at string) error {
+	if err := syscall.Mount("proc", at, "proc", syscall.MS_NOSUID|syscall.MS_NODEV|syscall.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("cannot mount /proc: %w", err)
 	}
 	return nil
 }

@@ -27,10 +27,19 @@ func TestMain(m *testing.M) {
 		fmt.Println(os.Environ())
 	case "write":
 		fmt.Println(os.WriteFile("/file", []byte("text"), 0o644))
-	case "system":
-		zero, err := os.Open("/dev/zero")
+	case "devices":
+		entries, err := os.ReadDir("/dev")
+		for _, e := range entries {
+			fmt.Print(e.Name(), " ")
+		}
+		zero := []byte{1}
+		f, err2 := os.Open("/dev/zero")
+		_, err3 := f.Read(zero)
+		fmt.Println(zero, errors.Join(err, err2, err3))
+	case "processes":
+		all, err := filepath.Glob("/proc/[0-9]*")
 		self, err2 := os.Readlink("/proc/self/exe")
-		fmt.Println(zero.Name(), self, errors.Join(err, err2))
+		fmt.Println(all, self, errors.Join(err, err2))
 	case "network":
 		b, err := os.ReadFile("/proc/net/dev")
 		fmt.Println(strings.Count(string(b), "\n"), strings.Contains(string(b), "lo:"), err)
@@ -73,7 +82,8 @@ func TestRun(t *testing.T) {
 		{"files", "bin dev proc <nil>\n"},
 		{"environment", "[A=b]\n"},
 		{"write", "<nil>\n"},
-		{"system", "/dev/zero /bin/probe <nil>\n"},
+		{"devices", "full null random urandom zero [0] <nil>\n"},
+		{"processes", "[/proc/1] /bin/probe <nil>\n"},
 		{"network", "3 true <nil>\n"}, // two lines of headings and the loopback
 		{"report", "true\n"},          // nothing of what is told to the caller is left open
 	} {
@@ -101,7 +111,7 @@ func TestRunFails(t *testing.T) {
 		{dir, []string{"probe"}, "whole path"},
 		{dir, []string{"/bin/missing"}, "cannot run /bin/missing: cannot start it: no such file"},
 		{dir, []string{"/bin/probe", "fail"}, "/bin/probe: exit status 3"},
-		{t.TempDir(), []string{"/bin/probe"}, "cannot bring /proc along"},
+		{t.TempDir(), []string{"/bin/probe"}, "cannot mount /proc"},
 	} {
 		if err := Run(t.Context(), c.dir, c.argv, nil, &out); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: %v, want %q", c.argv, err, c.want)
