@@ -3,58 +3,16 @@ package sandbox
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 )
 
-// In the tree this test is the program that is run, and tells what it sees.
-func TestMain(m *testing.M) {
-	if os.Args[0] != "/bin/probe" {
-		os.Exit(m.Run())
-	}
-	switch os.Args[1] {
-	case "files":
-		entries, err := os.ReadDir("/")
-		for _, e := range entries {
-			fmt.Print(e.Name(), " ")
-		}
-		fmt.Println(err)
-	case "environment":
-		fmt.Println(os.Environ())
-	case "write":
-		fmt.Println(os.WriteFile("/file", []byte("text"), 0o644))
-	case "devices":
-		entries, err := os.ReadDir("/dev")
-		for _, e := range entries {
-			fmt.Print(e.Name(), " ")
-		}
-		zero := []byte{1}
-		f, err2 := os.Open("/dev/zero")
-		_, err3 := f.Read(zero)
-		fmt.Println(zero, errors.Join(err, err2, err3))
-	case "processes":
-		all, err := filepath.Glob("/proc/[0-9]*")
-		self, err2 := os.Readlink("/proc/self/exe")
-		fmt.Println(all, self, errors.Join(err, err2))
-	case "network":
-		b, err := os.ReadFile("/proc/net/dev")
-		fmt.Println(strings.Count(string(b), "\n"), strings.Contains(string(b), "lo:"), err)
-	case "report":
-		_, err := os.Readlink("/proc/self/fd/3")
-		fmt.Println(errors.Is(err, os.ErrNotExist))
-	case "fail":
-		fmt.Fprintln(os.Stderr, "why")
-		os.Exit(3)
-	case "sleep":
-		time.Sleep(time.Minute)
-	}
-}
-
-// tree has a place for what is brought along, and the program.
+// tree has a place for what is brought along, and the program probe, which
+// needs no library.
 func tree(t *testing.T) string {
 	t.Helper()
 	if err := Check(); err != nil {
@@ -66,12 +24,10 @@ func tree(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	b, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(dir+"/bin/probe", b, 0o755); err != nil {
-		t.Fatal(err)
+	cmd := exec.Command("go", "build", "-o", dir+"/bin/probe", "./testdata/probe")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 	return dir
 }
