@@ -39,3 +39,14 @@ func artifactItems(l Lock) []maven.Item {
 	}
 	return out
 }
+
+// MissingArtifacts names the locked artifacts that s does not have whole.
+func MissingArtifacts(l Lock, s *store.Store) []string {
+	var out []string
+	for _, a := range l.Maven {
+		if s.Check(a.Content) != nil {
+			out = append(out, a.Name)
+		}
+	}
+	return out
+}

@@ -58,11 +58,8 @@ func (a *app) build(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if missing := airgap.MissingImages(l, s); len(missing) > 0 {
-		return fmt.Errorf("cannot build: the store does not have these images whole:\n  %s\nhint: run \"holdfast collect\"", strings.Join(missing, "\n  "))
-	}
-	if missing := airgap.MissingEngine(l, s); len(missing) > 0 {
-		return fmt.Errorf("cannot build: the store does not have these files of %s %s:\n  %s\nhint: run \"holdfast collect\"", l.Engine.Name, l.Engine.Version, strings.Join(missing, "\n  "))
+	if err := collected(l, s); err != nil {
+		return err
 	}
 	keys, err := a.signingKeys(in)
 	if err != nil {
@@ -107,6 +104,25 @@ func (a *app) build(ctx context.Context) error {
 		return err
 	}
 	return b.outputs(ctx, os, boot, images, rel, sigs)
+}
+
+// collected names what the store lacks of the lock, but for packages and modules:
+// those who unpack and compile them do.
+func collected(l airgap.Lock, s *store.Store) error {
+	var errs []error
+	for _, k := range []struct {
+		what    string
+		missing []string
+	}{
+		{"images whole", airgap.MissingImages(l, s)},
+		{fmt.Sprintf("files of %s %s", l.Engine.Name, l.Engine.Version), airgap.MissingEngine(l, s)},
+		{"artifacts of Maven whole", airgap.MissingArtifacts(l, s)},
+	} {
+		if len(k.missing) > 0 {
+			errs = append(errs, fmt.Errorf("cannot build: the store does not have these %s:\n  %s\nhint: run \"holdfast collect\"", k.what, strings.Join(k.missing, "\n  ")))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // builder is what the steps of one build share; they do not change it.
