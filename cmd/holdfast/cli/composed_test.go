@@ -88,7 +88,8 @@ func (b builder) pack(ctx context.Context, o image.OS, boot bootParts, images []
 
 // PackSite packs a release of the site in dir into the file name, from its lock
 // and what collect brought into the cache: images and manifests as build makes
-// them, with stand-ins for the OS and for each program that would be compiled.
+// them, with stand-ins for the OS and for each program that would be compiled,
+// and without the steps that would run programs of images.
 func PackSite(ctx context.Context, dir, cache, name string) error {
 	s, err := store.Open(cache)
 	if err != nil {
@@ -116,6 +117,13 @@ func PackSite(ctx context.Context, dir, cache, name string) error {
 	for _, r := range b.in.recipes {
 		for _, p := range r.Programs {
 			programs[r.Name+"/"+p.Name] = program
+		}
+	}
+	for _, k := range b.in.components {
+		for _, im := range k.Images {
+			if im.Upstream.Add != nil {
+				im.Upstream.Add.Steps = nil
+			}
 		}
 	}
 	images, err := b.images(ctx, programs)
