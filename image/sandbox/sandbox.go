@@ -31,9 +31,18 @@ var ErrForbidden = errors.New("the kernel does not let this user make namespaces
 // Check reports whether Run can work here.
 func Check() error {
 	if out, err := command(context.Background(), "").CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %w%s\nhint: see user.max_user_namespaces, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns (sysctl), and what a container around this is allowed", ErrForbidden, err, out)
+		return fmt.Errorf("%w%s\nhint: see user.max_user_namespaces, kernel.unprivileged_userns_clone and kernel.apparmor_restrict_unprivileged_userns (sysctl), and what a container around this is allowed", forbidden(err), out)
 	}
 	return nil
+}
+
+// forbidden says why there are no namespaces. The kernel's own word for a limit
+// that is reached is that of a full disk.
+func forbidden(err error) error {
+	if errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("%w: user.max_user_namespaces is reached", ErrForbidden)
+	}
+	return fmt.Errorf("%w: %w", ErrForbidden, err)
 }
 
 // command is this program, in namespaces of its own.
@@ -74,7 +83,7 @@ func Run(ctx context.Context, dir string, argv, env []string, out io.Writer) err
 	err = cmd.Start()
 	w.Close()
 	if err != nil {
-		return fmt.Errorf("cannot run %s: %w: %w", argv[0], ErrForbidden, err)
+		return fmt.Errorf("cannot run %s: %w", argv[0], forbidden(err))
 	}
 	_, rerr := io.Copy(&setup, r)
 	err = cmd.Wait()

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -80,5 +81,17 @@ func TestRunFails(t *testing.T) {
 	defer stop()
 	if err := Run(ctx, dir, []string{"/bin/probe", "sleep"}, nil, &out); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("stopped: %v", err)
+	}
+}
+
+func TestForbidden(t *testing.T) {
+	for err, want := range map[error]string{
+		&os.PathError{Op: "fork/exec", Path: "/x", Err: syscall.ENOSPC}: "user.max_user_namespaces is reached",
+		&os.PathError{Op: "fork/exec", Path: "/x", Err: syscall.EPERM}:  "operation not permitted",
+	} {
+		got := forbidden(err)
+		if !errors.Is(got, ErrForbidden) || !strings.HasSuffix(got.Error(), want) {
+			t.Errorf("%v: %v, want %q", err, got, want)
+		}
 	}
 }
