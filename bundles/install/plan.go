@@ -21,6 +21,9 @@ type Plan struct {
 	// Downtime is how long it last took from the order to reboot to a healthy
 	// platform on this node; 0 if that is not known.
 	Downtime time.Duration `json:"downtime"`
+	// Then are the releases of the same file that follow, each once the one before
+	// is confirmed; they are verified when their turn comes.
+	Then []uint64 `json:"then,omitempty"`
 	// FailedBefore is why this release went back the last time it was tried.
 	FailedBefore string `json:"failedBefore,omitempty"`
 }
@@ -83,6 +86,9 @@ func (p Plan) Text() string {
 		}
 	}
 	line("to be imported: %d blobs, %.1f MiB", p.Blobs, float64(p.Import)/(1<<20))
+	for _, n := range p.Then {
+		line("then release %d of the same file, by itself", n)
+	}
 	if p.Reboot != "" && !p.OS {
 		line("it takes a reboot: %s", p.Reboot)
 	}

@@ -209,7 +209,11 @@ func TestUpdate(t *testing.T) {
 
 	t.Run("Refused", func(t *testing.T) { refusals(t, u, site) })
 	t.Run("NeverHealthy", func(t *testing.T) {
-		u.badUpdate(t, forge(t, site, "nonode", 2, noNode), 2, "no node of this site matches this machine")
+		said := len(console(t, u.vm))
+		series := joined(t, site, "ended", forge(t, site, "nonode", 2, noNode), anotherRelease(t, site, 6, nil))
+		u.badUpdate(t, series, 2, "no node of this site matches this machine")
+		// Nobody goes on behind a release that went back.
+		awaitConsole(t, u.vm, said, "the series of releases ends at bare 1: release bare 2 failed")
 	})
 	if os.Getenv("HOLDFAST_LONG") != "" {
 		t.Run("Panics", func(t *testing.T) { u.badUpdate(t, forge(t, site, "panics", 3, panics), 3, neverRan) })
@@ -229,9 +233,9 @@ func TestUpdate(t *testing.T) {
 		}
 	})
 	t.Run("InPlace", func(t *testing.T) { inPlace(t, u, site) })
-	t.Run("Good", func(t *testing.T) { u.goodUpdate(t, good, 10) })
+	t.Run("Series", func(t *testing.T) { series(t, u, site, good) })
 	if os.Getenv("HOLDFAST_LONG") != "" {
-		t.Run("Difference", func(t *testing.T) { difference(t, u, site, good) })
+		t.Run("Difference", func(t *testing.T) { difference(t, u, site, anotherRelease(t, site, 11, withPackages("tree"))) })
 	}
 }
 
@@ -286,10 +290,48 @@ func inPlace(t *testing.T, u *updating, site string) {
 	}
 }
 
+// joined is a file with several releases.
+func joined(t *testing.T, site, name string, bundles ...string) string {
+	t.Helper()
+	file := filepath.Join(openDir(t, name), name+".bundle")
+	run(t, site, append([]string{"bundle", "join", "--output", file}, bundles...)...)
+	return file
+}
+
+// series applies a file of two releases: one with another root, and after it one
+// that takes over in place, which nobody asks for once more.
+func series(t *testing.T, u *updating, site, first string) {
+	file := joined(t, site, "series", first, anotherRelease(t, site, 11, withPackages("tree")))
+	before, said := u.audit(t), len(console(t, u.vm))
+	if p, code := u.apply(t, "--dry-run", file); code != 0 || !strings.Contains(p.stdout, "to 10\n") || !strings.Contains(p.stdout, "then release 11 of the same file") {
+		t.Errorf("the dry run, code %d:\n%s", code, p.both)
+	}
+	u.goodUpdate(t, file, 11)
+	u.saysSince(t, before, `"what":"trial"`, `"what":"confirmed"`, `"what":"importing"`, `"what":"trial"`, `"what":"confirmed"`)
+	awaitConsole(t, u.vm, said, "the series of releases ends at bare 11: it is the last")
+	for _, want := range []string{"CONFIRMED: release bare 10", "going on in the series: release 11 to come", "update: the new release takes over"} {
+		if c := console(t, u.vm)[said:]; !strings.Contains(c, want) {
+			t.Errorf("the console does not say %q:\n%s", want, lastOf(c))
+		}
+	}
+}
+
+// awaitConsole waits until the console says something behind what it had.
+func awaitConsole(t *testing.T, vm *lab.VM, had int, want string) {
+	t.Helper()
+	for range 60 {
+		if strings.Contains(console(t, vm)[had:], want) {
+			return
+		}
+		time.Sleep(time.Second)
+	}
+	t.Errorf("the console does not say %q:\n%s", want, lastOf(console(t, vm)))
+}
+
 // difference applies what "bundle create --since" makes.
 func difference(t *testing.T, u *updating, site, base string) {
-	next := anotherRelease(t, site, 11, withPackages("tree", "less"))
+	next := anotherRelease(t, site, 12, withPackages("tree", "less"))
 	diff := filepath.Join(openDir(t, "difference"), "difference.bundle")
 	run(t, site, "bundle", "create", "--since", base, "--output", diff, next)
-	u.goodUpdate(t, diff, 11)
+	u.goodUpdate(t, diff, 12)
 }

@@ -215,8 +215,38 @@ func (b *box) trust(k *ecdsa.PrivateKey) {
 	b.write("usr/lib/holdfast/os.json", `{"zone":"official"}`)
 }
 
-// seed writes a signed release into the seed store.
+// seed writes signed release 7 into the seed store.
 func (b *box) seed(k *ecdsa.PrivateKey, mac string) {
+	b.t.Helper()
+	s, rel, sigs := b.release(k, mac, 7)
+	entries, err := bundles.Layout(s, rel, sigs)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, e := range entries {
+		data := e.Data
+		if data == nil {
+			if data, err = os.ReadFile(s.Path(e.Content.Digest)); err != nil {
+				b.t.Fatal(err)
+			}
+		}
+		b.write("run/holdfast/seed/"+e.Path, string(data))
+	}
+}
+
+// bundle is a signed release in a file.
+func (b *box) bundle(k *ecdsa.PrivateKey, mac string, number uint64) string {
+	b.t.Helper()
+	s, rel, sigs := b.release(k, mac, number)
+	var out bytes.Buffer
+	if err := bundles.Pack(b.t.Context(), &out, s, rel, sigs, nil); err != nil {
+		b.t.Fatal(err)
+	}
+	return out.String()
+}
+
+// release composes and signs a release.
+func (b *box) release(k *ecdsa.PrivateKey, mac string, number uint64) (*store.Store, bundles.Release, []signing.Signature) {
 	b.t.Helper()
 	s, err := store.Open(b.t.TempDir())
 	if err != nil {
@@ -232,7 +262,7 @@ func (b *box) seed(k *ecdsa.PrivateKey, mac string) {
 	config := put(`{"os":"linux"}`)
 	manifest := put(fmt.Sprintf(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":%q,"size":%d},"layers":[]}`, config.Digest, config.Size))
 	node := map[string]any{
-		"name": "demo", "release": 7, "zone": "official", "domain": "demo.example", "labAccess": true,
+		"name": "demo", "release": number, "zone": "official", "domain": "demo.example", "labAccess": true,
 		"engine": b.engine, "recovery": b.keys, "backups": b.backups,
 		"nodes": []any{map[string]any{"name": "node1", "match": map[string]string{"mac": mac}, "address": "10.0.2.15/24", "gateway": "10.0.2.2"}},
 		"components": []any{map[string]any{"name": "db", "namespace": "db",
@@ -250,8 +280,12 @@ func (b *box) seed(k *ecdsa.PrivateKey, mac string) {
 		b.t.Fatal(err)
 	}
 	raw := store.Content{Digest: store.FromBytes([]byte("raw")), Size: 3}
+	root := rootHash // of 7, which runs
+	if number != 7 {
+		root = fmt.Sprintf("%064x", number)
+	}
 	rel, err := bundles.Compose(s, bundles.ReleaseInput{
-		Facts: bundles.Facts{Name: "demo", Release: 7, Zone: "official", Domain: "demo.example", Version: "0.1.0", Epoch: epoch, RootHash: rootHash},
+		Facts: bundles.Facts{Name: "demo", Release: number, Zone: "official", Domain: "demo.example", Version: "0.1.0", Epoch: epoch, RootHash: root},
 		OS: []bundles.File{
 			{Title: bundles.RootErofs, MediaType: bundles.MediaRoot, Content: put("root"), Raw: raw},
 			{Title: bundles.RootVerity, MediaType: bundles.MediaVerity, Content: put("verity"), Raw: raw},
@@ -266,23 +300,11 @@ func (b *box) seed(k *ecdsa.PrivateKey, mac string) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	sig, err := signing.Sign(string(rel.Index.Digest), "demo:7", k, nil)
+	sig, err := signing.Sign(string(rel.Index.Digest), fmt.Sprintf("demo:%d", number), k, nil)
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	entries, err := bundles.Layout(s, rel, []signing.Signature{sig})
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	for _, e := range entries {
-		data := e.Data
-		if data == nil {
-			if data, err = os.ReadFile(s.Path(e.Content.Digest)); err != nil {
-				b.t.Fatal(err)
-			}
-		}
-		b.write("run/holdfast/seed/"+e.Path, string(data))
-	}
+	return s, rel, []signing.Signature{sig}
 }
 
 // start runs the agent until the console shows want.

@@ -74,7 +74,7 @@ func (j *jobs) ask(key string, start func(done func(job)) error) (job, error) {
 func (a *agent) apply(ctx context.Context, u *updates, restart context.CancelCauseFunc) func(lab.Request) (any, error) {
 	return func(q lab.Request) (any, error) {
 		return u.jobs.ask(q.Key, func(done func(job)) error {
-			return a.takeBundle(ctx, u, bundleRequest{q.Bundle, q.DryRun, q.Reboot}, restart, func(p install.Plan) { done(job{Plan: &p, Text: p.Text()}) })
+			return a.takeBundle(ctx, u, bundleRequest{file: q.Bundle, dryRun: q.DryRun, reboot: q.Reboot}, restart, func(p install.Plan) { done(job{Plan: &p, Text: p.Text()}) })
 		})
 	}
 }

@@ -66,9 +66,9 @@ func run(ctx context.Context, h Host, log *slog.Logger) error {
 	ctx, restart := context.WithCancelCause(ctx)
 	defer restart(nil)
 	all := a.labNode(rel.adminConf(), a.apply(ctx, u, restart), a.backUp(ctx, u))
-	go a.watchSticks(ctx, u, func() error {
-		return a.takeBundle(ctx, u, bundleRequest{}, restart, func(install.Plan) {})
-	})
+	take := func(q bundleRequest) error { return a.takeBundle(ctx, u, q, restart, func(install.Plan) {}) }
+	go a.watchSticks(ctx, u, func() error { return take(bundleRequest{}) })
+	go a.goOn(ctx, u, take)
 	go a.keepBackups(ctx, u)
 	go a.control(ctx, lab.Node{Status: all.Status, Apply: all.Apply, Backup: all.Backup, Credentials: a.credentials(ctx, u)})
 	if rel.config.LabAccess {

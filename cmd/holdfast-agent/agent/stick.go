@@ -49,7 +49,10 @@ func (a *agent) isThere(name string) bool {
 // offer shows what is on the stick and waits for the answer.
 func (a *agent) offer(ctx context.Context, u *updates, apply func() error) {
 	var plan install.Plan
-	err := a.admitted(ctx, u, "", func(_ *bundles.Verified, p install.Plan) error { plan = p; return nil })
+	if s, err := a.host.readSeries(); err == nil && len(s.Releases) > 0 {
+		return // a series goes on by itself
+	}
+	err := a.admitted(ctx, u, bundleRequest{}, func(_ *bundles.Verified, p install.Plan, _ series) error { plan = p; return nil })
 	if ctx.Err() != nil {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,46 +73,52 @@ func (a *agent) withStick(ctx context.Context, label, dev, dir, mode string, f f
 	return f(dir)
 }
 
-// onBundle verifies a bundle and has f look at it; name is a file, or "" for
-// the one on the stick. A difference is read with what this node has.
-func (a *agent) onBundle(ctx context.Context, u *updates, name string, f func(*bundles.Verified) error) error {
+// onFile has f look at a file with the releases that this node has, which the
+// bundles in it may be differences from. name is "" for the one on the stick.
+func (a *agent) onFile(ctx context.Context, u *updates, name string, f func(file *os.File, base []*bundles.Verified) error) error {
 	if name == "" {
-		return a.onStick(ctx, func(name string) error { return a.onBundle(ctx, u, name, f) })
-	}
-	trust, err := a.host.trust()
-	if err != nil {
-		return err
+		return a.onStick(ctx, func(name string) error { return a.onFile(ctx, u, name, f) })
 	}
 	file, err := os.Open(name)
 	if err != nil {
 		return fmt.Errorf("cannot open the bundle: %w", err)
 	}
 	defer file.Close()
-	fi, err := file.Stat()
-	if err != nil {
-		return fmt.Errorf("cannot open the bundle: %w", err)
-	}
 	base, err := a.host.releases(a.host.layouts())
 	if len(base) == 0 {
 		return err
 	}
 	base[0] = u.machine.WithRoot(base[0]) // the running release
-	v, err := bundles.OpenAt(ctx, file, fi.Size(), trust, nil, base...)
-	if err != nil {
-		return err
-	}
-	return f(v)
+	return f(file, base)
 }
 
-// admitted gives f a bundle's release, if it may come to this node, and what it
-// would change.
-func (a *agent) admitted(ctx context.Context, u *updates, name string, f func(*bundles.Verified, install.Plan) error) error {
+// admitted gives f the release of a file that may come to this node, what it
+// would change, and the series that it begins or goes on with.
+func (a *agent) admitted(ctx context.Context, u *updates, q bundleRequest, f func(*bundles.Verified, install.Plan, series) error) error {
 	trust, err := a.host.trust()
 	if err != nil {
 		return err
 	}
-	return a.onBundle(ctx, u, name, func(v *bundles.Verified) error {
-		if err := u.machine.Admit(trust.Policy, u.running.Verified, v); err != nil {
+	return a.onFile(ctx, u, q.file, func(file *os.File, base []*bundles.Verified) error {
+		fi, err := file.Stat()
+		if err != nil {
+			return fmt.Errorf("cannot open the bundle: %w", err)
+		}
+		sections, err := bundles.Sections(ctx, file, fi.Size())
+		if err != nil {
+			return err
+		}
+		running := u.ref.Release
+		v, err := choose(sections, running, func(s bundles.Section, before ...*bundles.Verified) (*bundles.Verified, error) {
+			return bundles.OpenSection(ctx, file, s, trust, nil, slices.Concat(before, base)...)
+		})
+		if err == nil && q.series != nil && !q.series.has(v.Index().Digest) {
+			err = fmt.Errorf("release %d is not of the file that the series began with", v.Facts().Release)
+		}
+		if err == nil {
+			err = u.machine.Admit(trust.Policy, u.running.Verified, v)
+		}
+		if err != nil {
 			return err
 		}
 		p, err := u.machine.Plan(u.running.Verified, v)
@@ -121,7 +128,9 @@ func (a *agent) admitted(ctx context.Context, u *updates, name string, f func(*b
 		if err != nil {
 			return err
 		}
-		return f(v, p)
+		s := seriesOf(q, sections, running)
+		p.Then = s.after(p.To.Release)
+		return f(v, p, s)
 	})
 }
 
@@ -129,7 +138,8 @@ func (a *agent) admitted(ctx context.Context, u *updates, name string, f func(*b
 type bundleRequest struct {
 	file   string // "" for the one on the stick
 	dryRun bool
-	reboot bool // also where it need not be
+	reboot bool    // also where it need not be
+	series *series // only releases of it; nil: any
 }
 
 // applyBundle verifies and admits a bundle, and unless it is a dry run makes
@@ -140,7 +150,7 @@ func (a *agent) applyBundle(ctx context.Context, u *updates, q bundleRequest, be
 		return errors.New("cannot take an update: one is being made")
 	}
 	defer u.end()
-	err := a.admitted(ctx, u, q.file, func(v *bundles.Verified, p install.Plan) error {
+	err := a.admitted(ctx, u, q, func(v *bundles.Verified, p install.Plan, s series) error {
 		if q.reboot && p.Reboot == "" {
 			p.Reboot = "it was asked for"
 		}
@@ -156,7 +166,13 @@ func (a *agent) applyBundle(ctx context.Context, u *updates, q bundleRequest, be
 		if p.Reboot == "" {
 			way = install.InPlace
 		}
+		if err := a.host.writeSeries(s); err != nil {
+			return err
+		}
 		err := install.Apply(ctx, a.dumping(u, v, a.told(u, u.actions(v))), u.ref, install.RefOf(v), way)
+		if err != nil && ctx.Err() == nil {
+			err = errors.Join(err, a.host.writeSeries(series{}))
+		}
 		a.showUpdate(u)
 		if err == nil && way == install.InPlace {
 			err = errTakenOver

@@ -196,9 +196,14 @@ func (a *agent) showUpdate(u *updates) {
 		a.log.Error("cannot show the update", "error", err)
 		return
 	}
+	next, err := a.host.readSeries()
+	if err != nil {
+		a.log.Error("cannot show the update", "error", err)
+	}
 	a.Update(func(st *status.Status) {
 		p := st.Update.Progress
 		st.Update = status.UpdateState{Mode: string(u.is()), Step: string(s.Step), From: s.From.Release, To: s.To.Release, Confirmed: s.Confirmed.Release}
+		st.Update.Then = next.after(max(u.ref.Release, s.To.Release))
 		if s.Step != install.Idle {
 			st.Update.Progress = p
 		}

@@ -22,7 +22,7 @@ func (a *app) bundleCmd() *cobra.Command {
 		Short:   "Verify, look into and make differences of releases packed for carrying",
 		Example: "  holdfast bundle verify out/mysite-1.bundle",
 	}
-	c.AddCommand(a.bundleVerifyCmd(), a.bundleInspectCmd(), a.bundleSBOMCmd(), a.bundleProvenanceCmd(), a.bundleCreateCmd(), a.bundleDiffCmd())
+	c.AddCommand(a.bundleVerifyCmd(), a.bundleInspectCmd(), a.bundleSBOMCmd(), a.bundleProvenanceCmd(), a.bundleCreateCmd(), a.bundleDiffCmd(), a.bundleJoinCmd())
 	return c
 }
 
@@ -35,6 +35,7 @@ func (a *app) bundleVerifyCmd() *cobra.Command {
 		Long: `Reads the file once and checks signatures, digests, form and order: a bundle in
 which any byte was changed, added or left out is refused (exit code 3). Of a
 difference, says what must come from its base; with --base verifies both as a whole.
+Of a file that has several bundles ("bundle join"), verifies each.
 A file that ends in .raw is checked against FILE.sig, the statement signed with its
 release.`,
 		Example: "  holdfast bundle verify out/mysite-1.bundle\n  holdfast bundle verify --base mysite-1.bundle mysite-2-since-1.bundle\n  holdfast bundle verify --trust policy.json --zone official stick/mysite-1.raw",
@@ -47,15 +48,7 @@ release.`,
 			if strings.HasSuffix(args[0], ".raw") {
 				return a.verifyImage(c.Context(), args[0], trust)
 			}
-			if base != "" {
-				return a.withBundles(c.Context(), trust, base, args[0], true, func(v, _ *bundles.Verified) error { return a.showVerified(args[0], v) })
-			}
-			err = a.openBundle(c.Context(), args[0], trust, nil, a.showVerified)
-			var d *bundles.DifferenceError
-			if errors.As(err, &d) {
-				return a.showDifference(args[0], d)
-			}
-			return err
+			return a.openSeries(c.Context(), trust, base, args[0], a.showVerified, a.showDifference)
 		},
 	})
 	c.Flags().StringVar(&base, "base", "", "the bundle that FILE is a difference from")
@@ -68,6 +61,7 @@ func (a *app) bundleInspectCmd() *cobra.Command {
 	c := f.add(&cobra.Command{
 		Use:     "inspect FILE",
 		Short:   "Verify a bundle and list its parts",
+		Long:    "Verifies a bundle and lists the parts of its release; of a file that has several\nbundles, those of each.",
 		Example: "  holdfast bundle inspect --json out/mysite-1.bundle",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -75,7 +69,7 @@ func (a *app) bundleInspectCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.openWhole(c.Context(), trust, base, args[0], func(v *bundles.Verified) error { return a.inspect(args[0], v) })
+			return a.openSeries(c.Context(), trust, base, args[0], a.inspect, nil)
 		},
 	})
 	c.Flags().StringVar(&base, "base", "", "the bundle that FILE is a difference from")

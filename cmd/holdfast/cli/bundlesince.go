@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -108,7 +109,7 @@ func (a *app) withBundles(ctx context.Context, trust bundles.Trust, base, name s
 	})
 }
 
-func (a *app) createBundle(ctx context.Context, v, base *bundles.Verified, beside, output string) (err error) {
+func (a *app) createBundle(ctx context.Context, v, base *bundles.Verified, beside, output string) error {
 	f := v.Facts()
 	if output == "" {
 		name := fmt.Sprintf("%s-%d.bundle", f.Name, f.Release)
@@ -117,31 +118,14 @@ func (a *app) createBundle(ctx context.Context, v, base *bundles.Verified, besid
 		}
 		output = filepath.Join(filepath.Dir(beside), name)
 	}
-	if here, err := os.Stat(output); err == nil {
-		if from, err := os.Stat(beside); err == nil && os.SameFile(here, from) {
-			return errUsage{fmt.Errorf("cannot write %s: it is the bundle that is read\nhint: name another file with -o", output)}
-		}
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(output), ".bundle-*")
+	n, err := a.writeBundle(output, []string{beside}, func(w io.Writer, progress bundles.Progress) error {
+		return bundles.PackSince(ctx, w, v, base, progress)
+	})
 	if err != nil {
-		return fmt.Errorf("cannot write bundle: %w", err)
-	}
-	defer os.Remove(tmp.Name())
-	w := bufio.NewWriterSize(tmp, 1<<20)
-	report := a.progress("compare and pack")
-	err = bundles.PackSince(ctx, w, v, base, func(done, total int64) { report(done, total, filepath.Base(output)) })
-	if err = errors.Join(err, w.Flush(), tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp.Name(), output); err != nil {
-		return fmt.Errorf("cannot write bundle: %w", err)
-	}
-	fi, err := os.Stat(output)
-	if err != nil {
-		return fmt.Errorf("cannot write bundle: %w", err)
-	}
 	if a.json {
-		e := map[string]any{"event": "created", "file": output, "size": fi.Size(), "facts": f, "index": v.Index()}
+		e := map[string]any{"event": "created", "file": output, "size": n, "facts": f, "index": v.Index()}
 		if base != nil {
 			e["since"] = bundles.Since{Release: base.Facts().Release, Index: base.Index()}
 		}
@@ -149,12 +133,43 @@ func (a *app) createBundle(ctx context.Context, v, base *bundles.Verified, besid
 		return nil
 	}
 	if base == nil {
-		a.printf("%s: release %d of %s, whole, %s\n", output, f.Release, f.Name, size(fi.Size()))
+		a.printf("%s: release %d of %s, whole, %s\n", output, f.Release, f.Name, size(n))
 		return nil
 	}
 	a.printf("%s: release %d of %s since release %d, %s\n  it opens only together with release %d, %s\n", output, f.Release, f.Name,
-		base.Facts().Release, size(fi.Size()), base.Facts().Release, base.Index().Digest)
+		base.Facts().Release, size(n), base.Facts().Release, base.Index().Digest)
 	return nil
+}
+
+// writeBundle writes a file that is there whole or not at all, and is none of
+// those that are read; it returns its size.
+func (a *app) writeBundle(output string, read []string, write func(io.Writer, bundles.Progress) error) (int64, error) {
+	if here, err := os.Stat(output); err == nil {
+		for _, name := range read {
+			if from, err := os.Stat(name); err == nil && os.SameFile(here, from) {
+				return 0, errUsage{fmt.Errorf("cannot write %s: it is the bundle that is read\nhint: name another file with -o", output)}
+			}
+		}
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(output), ".bundle-*")
+	if err != nil {
+		return 0, fmt.Errorf("cannot write bundle: %w", err)
+	}
+	defer os.Remove(tmp.Name())
+	w := bufio.NewWriterSize(tmp, 1<<20)
+	report := a.progress("compare and pack")
+	err = write(w, func(done, total int64) { report(done, total, filepath.Base(output)) })
+	if err = errors.Join(err, w.Flush(), tmp.Chmod(0o644), tmp.Sync()); err != nil {
+		return 0, errors.Join(err, tmp.Close())
+	}
+	fi, err := tmp.Stat()
+	if err = errors.Join(err, tmp.Close()); err != nil {
+		return 0, fmt.Errorf("cannot write bundle: %w", err)
+	}
+	if err := os.Rename(tmp.Name(), output); err != nil {
+		return 0, fmt.Errorf("cannot write bundle: %w", err)
+	}
+	return fi.Size(), nil
 }
 
 // showDifference reports a difference that was verified without its base.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,7 +24,8 @@ func (a *app) labApply() *cobra.Command {
 		Long: `Plugs a stick with the bundle into the lab's machine. Its agent verifies the
 bundle, says what it changes, and takes it: into the idle slot, and on trial at the
 next boot; one with the same OS, node and engine takes over without a reboot. A
-release that does not get healthy goes back by itself.
+release that does not get healthy goes back by itself. Of a file with several releases
+("bundle join") the node takes one after the other.
 
 Exit codes: 0 done, 1 failed or gone back, 3 refused by the node.`,
 		Example: "  holdfast lab apply --dry-run out/mysite-2.bundle\n  holdfast lab apply --wait out/mysite-2.bundle",
@@ -54,7 +56,11 @@ Exit codes: 0 done, 1 failed or gone back, 3 refused by the node.`,
 			if o.DryRun || !wait {
 				return nil
 			}
-			return a.waitUpdated(ctx, vm, int64(p.To.Release), func(lab.Status) {})
+			to := []int64{int64(p.To.Release)}
+			for _, n := range p.Then {
+				to = append(to, int64(n))
+			}
+			return a.waitUpdated(ctx, vm, to, func(lab.Status) {})
 		},
 	}
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "only say what would change, and how long it is likely to take")
@@ -78,10 +84,12 @@ type updateState struct {
 	} `json:"update"`
 }
 
-// waitUpdated follows the update until release to is confirmed and healthy, or
-// the node is back on another. look gets each status.
-func (a *app) waitUpdated(ctx context.Context, vm *lab.VM, to int64, look func(lab.Status)) error {
-	start, last := a.Now(), ""
+// waitUpdated follows an update, or a series of them, until the last release of
+// to is confirmed and healthy, or the node is back on another. look gets each
+// status.
+func (a *app) waitUpdated(ctx context.Context, vm *lab.VM, to []int64, look func(lab.Status)) error {
+	last := to[len(to)-1]
+	start, told := a.Now(), ""
 	for {
 		try, cancel := context.WithTimeout(ctx, 10*time.Second)
 		s, err := vm.Status(try)
@@ -102,8 +110,8 @@ func (a *app) waitUpdated(ctx context.Context, vm *lab.VM, to int64, look func(l
 			}
 			line = fmt.Sprintf("release %d: %s; update %s %s %s", s.Release.Number, s.Phase, u.Update.Step, u.Update.Mode, u.Update.Progress)
 		}
-		if line != last {
-			last = line
+		if line != told {
+			told = line
 			if a.json {
 				a.event(map[string]any{"event": "status", "status": s})
 			} else {
@@ -111,12 +119,12 @@ func (a *app) waitUpdated(ctx context.Context, vm *lab.VM, to int64, look func(l
 			}
 		}
 		if err == nil && u.Update.Step == string(install.Idle) {
-			if f := u.Update.Failed; f != nil && f.Release == to {
-				return fmt.Errorf("the update to release %d failed, release %d runs: %s", to, s.Release.Number, f.Reason)
+			if f := u.Update.Failed; f != nil && slices.Contains(to, f.Release) {
+				return fmt.Errorf("the update to release %d failed, release %d runs: %s", f.Release, s.Release.Number, f.Reason)
 			}
-			if s.Release.Number == to && u.Update.Confirmed == to && s.Healthy() {
+			if s.Release.Number == last && u.Update.Confirmed == last && s.Healthy() {
 				if !a.json {
-					a.printf("release %d is confirmed and healthy\n", to)
+					a.printf("release %d is confirmed and healthy\n", last)
 				}
 				return nil
 			}

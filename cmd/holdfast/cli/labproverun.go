@@ -221,7 +221,7 @@ func (p *proof) takeUpdate(ctx context.Context) error {
 	if err := json.Unmarshal(doc, &plan); err != nil {
 		return fmt.Errorf("cannot read what the node answered: %w", err)
 	}
-	if err := p.waitUpdated(ctx, p.vm, int64(plan.To.Release), p.look); err != nil {
+	if err := p.waitUpdated(ctx, p.vm, []int64{int64(plan.To.Release)}, p.look); err != nil {
 		return err
 	}
 	p.updated = &prove.Other{Release: int64(plan.To.Release), Index: string(plan.To.Index)}

@@ -88,13 +88,14 @@ type Backup struct {
 
 // UpdateState is how the node stands to its releases.
 type UpdateState struct {
-	Mode      string  `json:"mode,omitempty"` // normal, trial, returned, fallback, rebooting
-	Step      string  `json:"step,omitempty"` // idle when no update is under way
-	From      uint64  `json:"from,omitempty"`
-	To        uint64  `json:"to,omitempty"`
-	Confirmed uint64  `json:"confirmed,omitempty"`
-	Progress  string  `json:"progress,omitempty"`
-	Failed    *Failed `json:"failed,omitempty"` // the last failure, until the next update begins
+	Mode      string   `json:"mode,omitempty"` // normal, trial, returned, fallback, rebooting
+	Step      string   `json:"step,omitempty"` // idle when no update is under way
+	From      uint64   `json:"from,omitempty"`
+	To        uint64   `json:"to,omitempty"`
+	Confirmed uint64   `json:"confirmed,omitempty"`
+	Progress  string   `json:"progress,omitempty"`
+	Failed    *Failed  `json:"failed,omitempty"` // the last failure, until the next update begins
+	Then      []uint64 `json:"then,omitempty"`   // releases of a series that are to follow
 }
 
 // Failed is why an update did not come to its end.
