@@ -164,6 +164,9 @@ type Outside struct {
 	Tries []Try  `json:"tries,omitempty"`
 	Lost  int64  `json:"lost,omitempty"`  // packets that were not kept apart
 	Fault string `json:"fault,omitempty"` // why it cannot be told
+	// Counted is when the counters were last read, by the machine's clock; zero if
+	// they never were.
+	Counted time.Time `json:"counted,omitzero"`
 }
 
 // Try is all that one pod or unit sent to one place.

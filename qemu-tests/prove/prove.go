@@ -108,7 +108,11 @@ type Tries struct {
 	all  map[Attempt]int64 // without packets
 	lost int64
 	bad  []string
+	last time.Time // at which a node counted; zero: never
 }
+
+// Counted is when the node counted, by the last that was added.
+func (t *Tries) Counted() time.Time { return t.last }
 
 // Add takes what a status says.
 func (t *Tries) Add(o lab.Outside) {
@@ -120,6 +124,9 @@ func (t *Tries) Add(o lab.Outside) {
 		t.all[k] = max(t.all[k], x.Packets)
 	}
 	t.lost = max(t.lost, o.Lost)
+	if !o.Counted.IsZero() {
+		t.last = o.Counted
+	}
 	if o.Fault != "" && !slices.Contains(t.bad, o.Fault) {
 		t.bad = append(t.bad, o.Fault)
 	}
@@ -161,6 +168,9 @@ func Judge(r Report, recordings []string, tries *Tries, contacts []sink.Contact)
 	r.Faults = slices.Concat([]string{}, r.Faults, r.faults())
 	for _, why := range tries.bad {
 		r.Faults = append(r.Faults, "the node could not tell who reaches outside: "+why)
+	}
+	if tries.last.IsZero() && len(tries.bad) == 0 {
+		r.Faults = append(r.Faults, "the node never said that it counts who reaches outside: its release may be of an older holdfast")
 	}
 	if tries.lost > 0 {
 		r.Faults = append(r.Faults, fmt.Sprintf("the node counted %d packets to elsewhere that it did not keep apart", tries.lost))

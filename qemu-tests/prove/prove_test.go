@@ -37,8 +37,14 @@ func judge(t *testing.T, r Report, tries Tries, contacts []sink.Contact, recordi
 	return r
 }
 
+// quiet is a node that counts, and has nothing to tell.
+func quiet() (t Tries) {
+	t.Add(lab.Outside{Counted: time.Unix(1, 0)})
+	return t
+}
+
 func TestContained(t *testing.T) {
-	r := judge(t, Report{Phases: []Phase{{What: "first boot", Result: Healthy}}}, Tries{}, nil,
+	r := judge(t, Report{Phases: []Phase{{What: "first boot", Result: Healthy}}}, quiet(), nil,
 		recording(t, "net.1.pcap", "10.0.2.9:1", "10.0.2.2:67"), recording(t, "net.pcap", "224.0.0.251:5353", "10.0.2.9:1"))
 	if !r.Contained || len(r.Wire) != 2 || r.Wire[0].Within != 2 || r.Wire[0].File != "net.1.pcap" || len(r.Wire[0].Digest) != 71 {
 		t.Errorf("%+v", r)
@@ -116,7 +122,7 @@ func TestCounted(t *testing.T) {
 // follows from it.
 func TestAgain(t *testing.T) {
 	wire := recording(t, "net.pcap", "10.0.2.9:1", "198.51.100.1:123")
-	good := judge(t, Report{Phases: []Phase{{What: "first boot", Result: Healthy}}}, Tries{}, nil, wire)
+	good := judge(t, Report{Phases: []Phase{{What: "first boot", Result: Healthy}}}, quiet(), nil, wire)
 	if missing, err := Again(good, filepath.Dir(wire)); err != nil || len(missing) != 0 {
 		t.Errorf("%v, %v", missing, err)
 	}
@@ -141,14 +147,15 @@ func TestAgain(t *testing.T) {
 func TestNoProof(t *testing.T) {
 	var blind, lost Tries
 	blind.Add(lab.Outside{Fault: "nft is missing"})
-	lost.Add(lab.Outside{Lost: 5})
+	lost.Add(lab.Outside{Lost: 5, Counted: time.Unix(1, 0)})
 	for name, r := range map[string]Report{
-		"no packet of the machine": judge(t, Report{}, Tries{}, nil, recording(t, "net.pcap")),
-		"has no packet of":         judge(t, Report{}, Tries{}, nil, recording(t, "net.1.pcap", "10.0.2.9:1"), recording(t, "net.pcap", "224.0.0.251:5353")),
-		"0 recordings of 0":        judge(t, Report{}, Tries{}, nil),
-		"nft is missing":           judge(t, Report{}, blind, nil, recording(t, "net.pcap", "10.0.2.9:1")),
-		"counted 5 packets":        judge(t, Report{}, lost, nil, recording(t, "net.pcap", "10.0.2.9:1")),
-		"one hour: it hung":        judge(t, Report{Phases: []Phase{{What: "one hour", Result: "it hung"}}}, Tries{}, nil, recording(t, "net.pcap", "10.0.2.9:1")),
+		"never said that it counts": judge(t, Report{}, Tries{}, nil, recording(t, "net.pcap", "10.0.2.9:1")),
+		"no packet of the machine":  judge(t, Report{}, quiet(), nil, recording(t, "net.pcap")),
+		"has no packet of":          judge(t, Report{}, quiet(), nil, recording(t, "net.1.pcap", "10.0.2.9:1"), recording(t, "net.pcap", "224.0.0.251:5353")),
+		"0 recordings of 0":         judge(t, Report{}, quiet(), nil),
+		"nft is missing":            judge(t, Report{}, blind, nil, recording(t, "net.pcap", "10.0.2.9:1")),
+		"counted 5 packets":         judge(t, Report{}, lost, nil, recording(t, "net.pcap", "10.0.2.9:1")),
+		"one hour: it hung":         judge(t, Report{Phases: []Phase{{What: "one hour", Result: "it hung"}}}, quiet(), nil, recording(t, "net.pcap", "10.0.2.9:1")),
 	} {
 		if r.Contained || len(r.Faults) != 1 || !strings.Contains(r.Faults[0], name) {
 			t.Errorf("%s: %+v", name, r)

@@ -365,9 +365,13 @@ func TestEmulated(t *testing.T) {
 		t.Errorf("ran %q", b.ran)
 	}
 	for _, u := range []string{"kubelet", "containerd"} {
-		if got := b.read("run/systemd/system/" + u + ".service.d/50-emulated.conf"); !strings.Contains(got, "CPUSchedulingPolicy=batch") {
+		got := b.read("run/systemd/system/" + u + ".service.d/50-emulated.conf")
+		if !strings.Contains(got, "CPUSchedulingPolicy=batch\n") || !strings.Contains(got, "Environment=GODEBUG=asyncpreemptoff=1\n") {
 			t.Errorf("%s: %q", u, got)
 		}
+	}
+	if got := b.read("run/holdfast/kubeadm/patches/kube-apiserver1+strategic.json"); !strings.Contains(got, `"GODEBUG"`) {
+		t.Errorf("the API server: %q", got)
 	}
 }
 

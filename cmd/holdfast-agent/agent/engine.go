@@ -210,6 +210,19 @@ func kubeadmFiles(c node.Config, n node.Node) (map[string][]byte, error) {
 	return files, nil
 }
 
+// kubeadmVariables gives the control plane's pods these variables.
+func kubeadmVariables(v map[string]string) (map[string][]byte, error) {
+	patches, err := kubeadm.Variables(v)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{}
+	for name, b := range patches {
+		files[kubeadm.PatchesDir+"/"+name] = b
+	}
+	return files, nil
+}
+
 // await runs f every two seconds until it succeeds, and says every ten what
 // is waited for. The only error is ctx's.
 func (a *agent) await(ctx context.Context, what string, f func() error) error {

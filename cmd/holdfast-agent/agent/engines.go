@@ -41,6 +41,9 @@ type engine struct {
 	certificates []string               // patterns of files; they end, and the engine with them
 	renewed      func(name string) bool // whether a boot makes one of them anew that ends soon
 	batch        []string               // services that all of the engine's programs, and pods, come from
+	// sparing gives the files by which programs that batch does not start itself
+	// have these variables; nil: there are none.
+	sparing func(variables map[string]string) (map[string][]byte, error)
 }
 
 // engineOf returns the answers for the engine of that name.
@@ -55,7 +58,7 @@ func engineOf(name string) (engine, error) {
 			up: upKubeadm, finish: finishKubeadm, agentNetwork: true,
 			networks:     []string{kubeadm.PodSubnet, kubeadm.ServiceNet},
 			certificates: kubeadm.Certificates(), renewed: kubeadm.Renewed,
-			batch: []string{"kubelet.service", "containerd.service"},
+			batch: []string{"kubelet.service", "containerd.service"}, sparing: kubeadmVariables,
 		}, nil
 	case "k3s":
 		return engine{
@@ -134,6 +137,13 @@ func (a *agent) writeEngine(e engine, c node.Config, n node.Node) error {
 		return err
 	}
 	maps.Copy(files, services)
+	if e.sparing != nil && a.host.emulated() {
+		sparing, err := e.sparing(sparingly)
+		if err != nil {
+			return err
+		}
+		maps.Copy(files, sparing)
+	}
 	for _, d := range e.stale {
 		if err := os.RemoveAll(a.host.path(d)); err != nil {
 			return fmt.Errorf("cannot remove what another release left: %w", err)

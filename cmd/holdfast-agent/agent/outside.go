@@ -143,7 +143,7 @@ func (a *agent) lookOutside(ctx context.Context, names *outside.Names) status.Ou
 	if err != nil {
 		return fault(err)
 	}
-	out := status.Outside{Tries: c.Tries, Lost: c.Lost}
+	out := status.Outside{Tries: c.Tries, Lost: c.Lost, Counted: a.host.Now().UTC()}
 	for len(out.Tries) > mostOutside {
 		out.Lost += out.Tries[len(out.Tries)-1].Packets
 		out.Tries = out.Tries[:len(out.Tries)-1]

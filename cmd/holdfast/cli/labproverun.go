@@ -187,9 +187,14 @@ func (p *proof) healthy(ctx context.Context) error {
 // look takes what a status says of the outside.
 func (p *proof) look(s lab.Status) { p.tries.Add(s.Outside) }
 
-// stay looks at the site for a while; it has to be healthy after it.
+// mostUncounted is how long a node, which counts each minute, may take for it.
+const mostUncounted = 5 * time.Minute
+
+// stay looks at the site for a while; it has to be healthy after it, and to have
+// gone on counting.
 func (p *proof) stay(ctx context.Context, d time.Duration) error {
 	began, told := p.Now(), p.Now()
+	last, at := p.tries.Counted(), began
 	until := began.Add(d)
 	for left := d; left > 0; left = until.Sub(p.Now()) {
 		select {
@@ -201,6 +206,11 @@ func (p *proof) stay(ctx context.Context, d time.Duration) error {
 			p.look(s)
 		} else if !p.vm.Running() {
 			return err
+		}
+		if c := p.tries.Counted(); !c.Equal(last) {
+			last, at = c, p.Now()
+		} else if quiet := p.Now().Sub(at); quiet > mostUncounted {
+			return fmt.Errorf("the node has not counted who reaches outside for %s", quiet.Round(time.Second))
 		}
 		if now := p.Now(); now.Sub(told) >= time.Minute {
 			told = now

@@ -5,7 +5,9 @@ package kubeadm
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -200,6 +202,24 @@ func Patches(images []node.Image) (map[string][]byte, error) {
 			return nil, fmt.Errorf("cannot patch %s: %w", name, err)
 		}
 		files[name+"0+strategic.json"] = append(b, '\n')
+	}
+	return files, nil
+}
+
+// Variables gives files of PatchesDir by which each static pod has these variables
+// in its environment.
+func Variables(v map[string]string) (map[string][]byte, error) {
+	env := []m{}
+	for _, name := range slices.Sorted(maps.Keys(v)) {
+		env = append(env, m{"name": name, "value": v[name]})
+	}
+	files := map[string][]byte{}
+	for name := range requests {
+		b, err := json.MarshalIndent(m{"spec": m{"containers": []m{{"name": name, "env": env}}}}, "", "  ")
+		if err != nil {
+			return nil, fmt.Errorf("cannot patch %s: %w", name, err)
+		}
+		files[name+"1+strategic.json"] = append(b, '\n')
 	}
 	return files, nil
 }

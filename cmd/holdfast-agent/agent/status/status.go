@@ -71,6 +71,8 @@ type Outside struct {
 	Tries []outside.Try `json:"tries,omitempty"`
 	Lost  int64         `json:"lost,omitempty"`  // packets that were not kept apart
 	Fault string        `json:"fault,omitempty"` // why it cannot be told
+	// Counted is when the counters were last read; it moves on each minute.
+	Counted time.Time `json:"counted,omitzero"`
 }
 
 // Backup is one that was written and read back.
