@@ -109,7 +109,7 @@ func TestCounted(t *testing.T) {
 		}
 	}
 	var tries Tries
-	tries.Add(lab.Outside{Tries: []lab.Try{{Who: "pod a/b", To: "198.51.100.1:443", Proto: "tcp", Packets: 1}}})
+	tries.Add(lab.Outside{Counted: time.Unix(1, 0), Tries: []lab.Try{{Who: "pod a/b", To: "198.51.100.1:443", Proto: "tcp", Packets: 1}}})
 	r := Report{Site: site, Boots: 1}
 	r.Site.Routed = true
 	r, err := Judge(r, []string{recording(t, "net.pcap", "10.0.2.9:1")}, &tries, nil)
