@@ -22,10 +22,10 @@ const maxSeries = 16
 // Nothing of it is verified, but Index is the digest of what Facts is from: the
 // bundle opens as that release or not at all.
 type Section struct {
-	Offset int64         `json:"offset"`
-	Size   int64         `json:"size"`
-	Index  store.Content `json:"index"` // zero where the bundle cannot be read; opening it says why
-	Facts  Facts         `json:"facts"`
+	Offset int64
+	Size   int64
+	Index  store.Content // zero where the bundle cannot be read; opening it says why
+	Facts  Facts
 }
 
 // Sections finds the bundles in a file. It reads headers, and passes over the
