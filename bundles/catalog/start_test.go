@@ -213,7 +213,7 @@ func TestPauseEndsWhenTold(t *testing.T) {
 }
 
 // buildRecipe compiles a recipe with one program of its name, or the program
-// that has it, which needs the standard library alone.
+// that has it; what modules it needs, the go command fetches.
 func buildRecipe(t *testing.T, name string) string { return buildProgram(t, name, name) }
 
 func buildProgram(t *testing.T, name, program string) string {
@@ -232,6 +232,14 @@ func buildProgram(t *testing.T, name, program string) string {
 	}
 	for _, r := range recipes {
 		if r.Name == name {
+			fetch := exec.Command("go", "mod", "download")
+			fetch.Dir = t.TempDir()
+			for _, f := range []string{"go.mod", "go.sum"} {
+				put(t, filepath.Join(fetch.Dir, f), string(r.Files[f]), 0o644)
+			}
+			if out, err := fetch.CombinedOutput(); err != nil {
+				t.Fatalf("go mod download for %s: %v: %s", name, err, out)
+			}
 			paths, err := gobuild.Build(t.Context(), r, gobuild.Inputs{GoRoot: env[0], BuildCache: env[1], ModCache: env[2], OutDir: t.TempDir()}, nil)
 			if err != nil {
 				t.Fatal(err)
