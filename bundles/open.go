@@ -140,7 +140,7 @@ func (s *stream) release(trust Trust) (*Verified, error) {
 	}
 	switch _, err := s.in.next(1); {
 	case err == nil:
-		return nil, s.fault("the end", s.off, errors.New("something follows the archive\nhint: a file of several bundles is for \"bundle verify\", \"bundle inspect\" and \"apply\""))
+		return nil, s.fault("the end", s.off, errors.New("something follows the archive\nhint: one release is wanted here; a file of several bundles is for \"bundle verify\", \"bundle inspect\" and updates of a node"))
 	case !errors.Is(err, io.EOF):
 		return nil, err
 	}

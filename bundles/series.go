@@ -203,7 +203,7 @@ func PackSeries(ctx context.Context, w io.Writer, vs []*Verified, base *Verified
 	for _, v := range vs {
 		if base != nil {
 			if err := follows(base.Facts(), v.Facts()); err != nil {
-				return fmt.Errorf("cannot pack release %d: %w", v.Facts().Release, err)
+				return fmt.Errorf("cannot pack release %d: %w\nhint: name releases of one site, from the oldest to the newest", v.Facts().Release, err)
 			}
 		}
 		if err := PackSince(ctx, w, v, base, progress); err != nil {

@@ -105,6 +105,18 @@ func (a *app) trust(policy, zone string, min uint64) (bundles.Trust, error) {
 // openBundle verifies the bundle and hands it to use, while its file is open:
 // the parts are read from there. A difference needs its base among bases.
 func (a *app) openBundle(ctx context.Context, name string, trust bundles.Trust, bases []*bundles.Verified, use func(string, *bundles.Verified) error) error {
+	return a.readBundle(name, func(f *os.File, size int64, progress bundles.Progress) error {
+		v, err := bundles.OpenAt(ctx, f, size, trust, progress, bases...)
+		if err != nil {
+			return fmt.Errorf("cannot verify %s: %w", name, err)
+		}
+		return use(name, v)
+	})
+}
+
+// readBundle hands an open file to read, with its size and what shows how much
+// of it was read.
+func (a *app) readBundle(name string, read func(f *os.File, size int64, progress bundles.Progress) error) error {
 	f, err := os.Open(name)
 	if err != nil {
 		return fmt.Errorf("cannot read bundle: %w", err)
@@ -115,11 +127,7 @@ func (a *app) openBundle(ctx context.Context, name string, trust bundles.Trust, 
 		return fmt.Errorf("cannot read bundle: %w", err)
 	}
 	report := a.progress("verify")
-	v, err := bundles.OpenAt(ctx, f, fi.Size(), trust, func(done, _ int64) { report(done, fi.Size(), filepath.Base(name)) }, bases...)
-	if err != nil {
-		return fmt.Errorf("cannot verify %s: %w", name, err)
-	}
-	return use(name, v)
+	return read(f, fi.Size(), func(done, _ int64) { report(done, fi.Size(), filepath.Base(name)) })
 }
 
 func (a *app) showVerified(name string, v *bundles.Verified) error {

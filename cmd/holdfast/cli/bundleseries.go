@@ -116,28 +116,20 @@ func (a *app) openSeries(ctx context.Context, trust bundles.Trust, base, name st
 }
 
 func (a *app) openSeriesWith(ctx context.Context, trust bundles.Trust, bases []*bundles.Verified, name string, use func(string, *bundles.Verified) error, part func(string, *bundles.DifferenceError) error) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return fmt.Errorf("cannot read bundle: %w", err)
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("cannot read bundle: %w", err)
-	}
-	report := a.progress("verify")
-	vs, err := bundles.OpenSeries(ctx, f, fi.Size(), trust, func(done, total int64) { report(done, total, filepath.Base(name)) }, bases...)
-	var d *bundles.DifferenceError
-	if part != nil && errors.As(err, &d) {
-		return part(name, d)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot verify %s: %w", name, err)
-	}
-	for _, v := range vs {
-		if err := use(name, v); err != nil {
-			return err
+	return a.readBundle(name, func(f *os.File, size int64, progress bundles.Progress) error {
+		vs, err := bundles.OpenSeries(ctx, f, size, trust, progress, bases...)
+		var d *bundles.DifferenceError
+		if part != nil && errors.As(err, &d) {
+			return part(name, d)
 		}
-	}
-	return nil
+		if err != nil {
+			return fmt.Errorf("cannot verify %s: %w", name, err)
+		}
+		for _, v := range vs {
+			if err := use(name, v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -158,8 +159,13 @@ func (a *app) writeBundle(output string, read []string, write func(io.Writer, bu
 	defer os.Remove(tmp.Name())
 	w := bufio.NewWriterSize(tmp, 1<<20)
 	report := a.progress("compare and pack")
-	err = write(w, func(done, total int64) { report(done, total, filepath.Base(output)) })
-	if err = errors.Join(err, w.Flush(), tmp.Chmod(0o644), tmp.Sync()); err != nil {
+	if err = write(w, func(done, total int64) { report(done, total, filepath.Base(output)) }); err == nil {
+		err = errors.Join(w.Flush(), tmp.Chmod(0o644), tmp.Sync())
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		err = fmt.Errorf("%w\nhint: make room there, or name a file elsewhere with -o", err)
+	}
+	if err != nil {
 		return 0, errors.Join(err, tmp.Close())
 	}
 	fi, err := tmp.Stat()
